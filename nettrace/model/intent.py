@@ -1,0 +1,108 @@
+"""What container engines meant: their networks, containers, endpoints and published ports."""
+
+from __future__ import annotations
+
+from nettrace.model.base import IPAddress, IPInterface, IPNetwork, Model
+
+
+class Subnet(Model):
+    """One IPAM pool of a network."""
+
+    subnet: IPNetwork
+    gateway: IPAddress | None = None
+
+
+class Network(Model):
+    """One engine network. Options that the engine left to its default are None; `bridge` is the host's device name.
+
+    `options` are the raw driver options, as the engine keeps them. For Docker's default bridge, `icc`,
+    `masquerade` and `mtu` come from com.docker.network.bridge.* and com.docker.network.driver.mtu.
+    """
+
+    id: str
+    name: str
+    driver: str
+    engine: str
+    scope: str = "local"
+    internal: bool = False
+    ipv6: bool = False
+    subnets: tuple[Subnet, ...] = ()
+    bridge: str | None = None
+    icc: bool | None = None
+    masquerade: bool | None = None
+    mtu: int | None = None
+    host_binding: IPAddress | None = None
+    gateway_mode_ipv4: str | None = None
+    gateway_mode_ipv6: str | None = None
+    parent: str | None = None
+    options: dict[str, str] = {}
+
+
+class Endpoint(Model):
+    """The attachment of one container to one network, as the engine made it."""
+
+    network: str
+    network_id: str
+    endpoint_id: str = ""
+    mac: str | None = None
+    ipv4: IPInterface | None = None
+    ipv6: IPInterface | None = None
+    gateway: IPAddress | None = None
+    gateway6: IPAddress | None = None
+    aliases: tuple[str, ...] = ()
+
+
+class PublishedPort(Model):
+    """A container port that the engine publishes. `host_ip` is 0.0.0.0 or :: for every address of the host."""
+
+    proto: str
+    container_port: int
+    host_ip: IPAddress
+    host_port: int
+
+
+class Container(Model):
+    """One container. `status` is the engine's word (running, exited, paused, …); `netns` the inode, when it has one.
+
+    `mode` is the network mode: "bridge", a network's name, "host", "none" or "container:<id>".
+    """
+
+    id: str
+    name: str
+    engine: str
+    status: str = "running"
+    pid: int | None = None
+    netns: int | None = None
+    mode: str = ""
+    joined: str | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+
+
+class Engine(Model):
+    """One engine that was asked. `name`: docker, podman, lab. `userland_proxy` is None when it cannot be told."""
+
+    name: str
+    version: str
+    endpoint: str
+    api: str = ""
+    firewall_backend: str | None = None
+    iptables: bool | None = None
+    userland_proxy: bool | None = None
+    swarm: str | None = None
+
+
+class Intent(Model):
+    """What every engine on the host meant. Empty when there is no engine."""
+
+    engines: tuple[Engine, ...] = ()
+    networks: tuple[Network, ...] = ()
+    containers: tuple[Container, ...] = ()
+
+    def network(self, network_id: str) -> Network | None:
+        """Return the network with that id, or None."""
+        return next((net for net in self.networks if net.id == network_id), None)
+
+    def container(self, container_id: str) -> Container | None:
+        """Return the container with that full id, or None."""
+        return next((each for each in self.containers if each.id == container_id), None)

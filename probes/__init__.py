@@ -1,0 +1,1 @@
+"""Enter namespaces and touch packets: inject, capture, and hear what the kernel says."""
