@@ -57,7 +57,7 @@ class Present(Model, Generic[T], tag="present", tag_field="is"):
 class Values(Model, Generic[T], tag="values", tag_field="is"):
     """A set of named values that was read: sysctls, counters."""
 
-    values: dict[str, T] = {}
+    values: dict[str, T] = msgspec.field(default_factory=dict)
 
 
 class Missing(Model, tag="missing", tag_field="is"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from nettrace.model.base import IPAddress, IPInterface, IPNetwork, Model
 
 
@@ -35,7 +37,7 @@ class Network(Model):
     gateway_mode_ipv4: str | None = None
     gateway_mode_ipv6: str | None = None
     parent: str | None = None
-    options: dict[str, str] = {}
+    options: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Endpoint(Model):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import msgspec
+
 from nettrace.model.base import IPAddress, Model
 from nettrace.model.flow import Flow, Packet
 from nettrace.model.netfilter import Assumption, HookResult
@@ -201,7 +203,7 @@ class Trace(Model):
     points: tuple[Point, ...]
     forward: Leg
     reply: Leg | None = None
-    conntrack: dict[str, ConntrackEntry] = {}
+    conntrack: dict[str, ConntrackEntry] = msgspec.field(default_factory=dict)
     assumptions: tuple[Assumption, ...] = ()
     gaps: tuple[Gap, ...] = ()
 

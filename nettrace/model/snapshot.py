@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import msgspec
+
 from nettrace.model.base import IPAddress, IPInterface, IPNetwork, Missing, Model, Present, Values
 from nettrace.model.intent import Intent
 
@@ -292,7 +294,7 @@ class Namespace(Model):
     netfilter: Present[NetfilterDump] | Missing = Missing(reason="not asked for")
     sysctls: Values[str] | Missing = Missing(reason="not asked for")
     counters: Values[int] | Missing = Missing(reason="not asked for")
-    nsids: dict[str, int] = {}
+    nsids: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Gap(Model):
