@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     IPInterface: TypeAlias = IPv4Interface | IPv6Interface
 else:
     # msgspec allows one foreign type in a union; an abstract base that both families belong to is one type.
-    class IPAddress(ABC):
+    class IPAddress(ABC):  # noqa: B024 - only there to register both families with
         """An IPv4 or IPv6 address of the standard library."""
 
-    class IPNetwork(ABC):
+    class IPNetwork(ABC):  # noqa: B024 - only there to register both families with
         """An IPv4 or IPv6 network of the standard library."""
 
-    class IPInterface(ABC):
+    class IPInterface(ABC):  # noqa: B024 - only there to register both families with
         """An IPv4 or IPv6 address with its prefix length, of the standard library."""
 
     for _abstract, _members in (

@@ -72,7 +72,8 @@ class Packet(Model):
     """What of a packet decides its way: headers, mark and link-layer facts, at one point in time.
 
     `proto` is the IP protocol number; `length` the IP length in bytes; `tcp_flags` the low byte of the TCP flags.
-    MAC addresses are lower-case text. `quoted` holds the packet an ICMP error talks about.
+    MAC addresses are lower-case text. `quoted` holds the packet an ICMP error talks about, and `icmp_mtu` the MTU
+    that "fragmentation needed" or "packet too big" names.
     """
 
     family: int
@@ -95,3 +96,4 @@ class Packet(Model):
     uid: int | None = None
     gid: int | None = None
     quoted: Packet | None = None
+    icmp_mtu: int | None = None

@@ -77,7 +77,11 @@ class Sent(Model):
 
 
 class Observation(Model):
-    """Everything one probe run saw. `timed_out` is true when it ended by silence."""
+    """Everything one probe run saw. `timed_out` is true when it ended by silence.
+
+    `secret` is the run's nonce (8 bytes), and `sports` the source ports that the kernel gave to its probes: what it
+    takes to find the run's packets in its frames again.
+    """
 
     captures: tuple[Open | Blind, ...] = ()
     sent: tuple[Sent, ...] = ()
@@ -86,6 +90,8 @@ class Observation(Model):
     timed_out: bool = False
     started_ns: int = 0
     ended_ns: int = 0
+    secret: bytes = b""
+    sports: tuple[int, ...] = ()
 
     def capture(self, point: str) -> Open | Blind | None:
         """Return the state of the capture at a point, None when nobody listened there."""

@@ -179,13 +179,16 @@ class LegEnd(StrEnum):
 class Leg(Model):
     """One direction of a trace, with the steps in the kernel's order and what became of the packet.
 
-    `icmp_error` is the error the kernel would send back about the packet (type, code), if any. `needs` names the
-    namespaces (inode, or "nsid N of M") that must be read before the leg can be walked further.
+    `steps` end with the step that stopped the packet; `beyond` is how it would go on if that were mended, as far as
+    the model can tell, so that points and further blockers past the stop are known too. `icmp_error` is the error
+    the kernel would send back about the packet (type, code), with `mtu` in it, if any. `needs` names the namespaces
+    (inodes) that must be read before the leg can be walked further. `answer` is what the far end sends back.
     """
 
     direction: Direction
     end: LegEnd
     steps: tuple[Step, ...] = ()
+    beyond: tuple[Step, ...] = ()
     icmp_error: tuple[int, int] | None = None
     mtu: int | None = None
     needs: tuple[int, ...] = ()

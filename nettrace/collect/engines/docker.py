@@ -1,0 +1,429 @@
+"""Docker Engine, and whatever else speaks its API (Podman's socket): answers become Intent.
+
+Three calls tell everything that a listing knows: /version, /networks, /containers/json?all=1. The Docker SDK makes
+them: contexts, TLS and API negotiation are its business. See docs.docker.com/reference/api/engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec.structs import replace
+
+from nettrace.collect.proc import read_text
+from nettrace.errors import EngineError, NotFound
+from nettrace.model.base import IPAddress, IPInterface
+from nettrace.model.intent import Container, Endpoint, Engine, Intent, Network, PublishedPort, Subnet
+from nettrace.netns import Netns
+
+__all__ = [
+    "DockerEngine",
+    "docker_endpoint",
+    "merge_inspected",
+    "parse_container",
+    "parse_engine",
+    "parse_network",
+    "parse_podman_bridges",
+    "with_gateways",
+]
+
+TIMEOUT_S = 10
+#: Any version will do for the call that asks for the version.
+ANY_VERSION = "1.44"
+DEFAULT_FOLDERS = ("/run/docker/netns", "/var/run/docker/netns")
+_OPTION = "com.docker.network."
+
+
+def docker_endpoint(environment: Mapping[str, str] | None = None) -> str:
+    """Return the address of the context that DOCKER_CONTEXT or the client's configuration names.
+
+    Raises EngineError when there is no such context.
+    """
+    from docker.context import ContextAPI
+    from docker.errors import DockerException
+
+    name = (os.environ if environment is None else environment).get("DOCKER_CONTEXT")
+    try:
+        context = ContextAPI.get_context(name)
+    except (DockerException, OSError, ValueError, KeyError) as error:
+        raise EngineError(f"the Docker context {name or 'in use'} cannot be read ({error}): set DOCKER_HOST") from error
+    if context is None or not context.Host:
+        raise EngineError(f"there is no Docker context {name!r}: see `docker context ls`, or set DOCKER_HOST")
+    return str(context.Host)
+
+
+class DockerEngine:
+    """One engine behind the Docker API."""
+
+    def __init__(self, name: str, endpoint: str, *, host: Netns, explicit: bool = True) -> None:
+        """Connect to `endpoint`; `host` is the namespace that nettrace takes for the host.
+
+        Raises EngineError when nobody answers, when it is another machine's engine, or, unless `explicit`, when it is
+        the engine of another network namespace.
+        """
+        self.name = name
+        self.endpoint = endpoint
+        #: What the user should know although the engine answers.
+        self.warning: str | None = None
+        self._folders: list[str] = list(DEFAULT_FOLDERS) if name == "docker" else ["/run/netns"]
+        self._check(host, explicit=explicit)
+        self._client = self._connect()
+
+    def _check(self, host: Netns, *, explicit: bool) -> None:
+        """Find out, without the SDK, whether the socket answers, and whose it is."""
+        parts = urlsplit(self.endpoint)
+        if parts.scheme == "ssh" or (parts.scheme in ("tcp", "http", "https") and not _is_local(parts.hostname)):
+            raise EngineError(
+                f"{self.endpoint} is the engine of another machine: run nettrace on that machine, where its packets are"
+            )
+        if parts.scheme not in ("unix", "http+unix"):
+            return
+        path = parts.netloc + parts.path
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(TIMEOUT_S)
+            try:
+                peer.connect(path)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise EngineError(
+                    f"there is no {self.name} socket at {path}: start the engine, or set DOCKER_HOST to its address"
+                ) from error
+            except PermissionError as error:
+                raise EngineError(f"not allowed to use the {self.name} socket {path}: run nettrace as root") from error
+            except ConnectionRefusedError as error:
+                raise EngineError(f"nobody answers at the {self.name} socket {path}: start the engine") from error
+            except OSError as error:
+                raise EngineError(f"the {self.name} socket {path} cannot be used: {error.strerror}") from error
+            pid = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        with contextlib.suppress(OSError):
+            # The process that listens may be hidden or gone; then nothing can be said about it.
+            if pid and os.stat(f"/proc/{pid}/ns/net").st_ino != host.inode:
+                self.warning = (
+                    f"the {self.name} engine at {path} runs in another network namespace than nettrace: "
+                    "its bridges and rules are not on the host that nettrace sees"
+                )
+                if not explicit:
+                    raise EngineError(self.warning)
+
+    def _connect(self) -> Any:
+        from docker import APIClient
+        from docker.errors import DockerException
+        from docker.tls import TLSConfig
+        from requests.exceptions import RequestException
+
+        tls: Any = False
+        if os.environ.get("DOCKER_TLS_VERIFY") and self.endpoint.startswith("tcp://"):
+            folder = os.environ.get("DOCKER_CERT_PATH") or str(Path.home() / ".docker")
+            try:
+                tls = TLSConfig(
+                    client_cert=(f"{folder}/cert.pem", f"{folder}/key.pem"), ca_cert=f"{folder}/ca.pem", verify=True
+                )
+            except DockerException as error:
+                raise EngineError(f"the certificates in {folder} cannot be used: {error}") from error
+        options: dict[str, Any] = {"base_url": self.endpoint, "timeout": TIMEOUT_S, "tls": tls}
+        try:
+            # The SDK's own negotiation asks for the version as well, and throws the answer away; it is a slow call.
+            with contextlib.closing(APIClient(version=ANY_VERSION, **options)) as first:
+                self._version: Mapping[str, Any] = first.version(api_version=False)
+            return APIClient(version=str(self._version["ApiVersion"]), **options)
+        except (DockerException, RequestException, KeyError, TypeError) as error:
+            raise EngineError(f"the {self.name} engine at {self.endpoint} does not answer: {error}") from error
+
+    def _call(self, what: str, *arguments: Any, **options: Any) -> Any:
+        """Make one call through the SDK; raises EngineError, NotFound for 404."""
+        from docker import errors
+        from requests.exceptions import RequestException
+
+        try:
+            return getattr(self._client, what)(*arguments, **options)
+        except errors.NotFound as error:
+            raise NotFound(f"the {self.name} engine at {self.endpoint} knows no {arguments[0]}") from error
+        except (errors.DockerException, RequestException) as error:
+            raise EngineError(f"the {self.name} engine at {self.endpoint} refuses ({what}): {error}") from error
+
+    def read_intent(self) -> Intent:
+        """Return all networks and containers as the listings show them."""
+        networks = tuple(parse_network(each, self.name) for each in self._call("networks"))
+        # /info is slow, and says only two things of interest: the node of a swarm, and (since 28) the firewall.
+        major = str(self._version.get("Version") or "").partition(".")[0]
+        telling = any(each.scope == "swarm" for each in networks) or (major.isdigit() and int(major) >= 28)
+        engine = parse_engine(self._version, self._call("info") if telling else {}, self.name, self.endpoint)
+        if engine.name == "podman":
+            networks = self._with_podman_bridges(networks)
+        containers = tuple(parse_container(each, self.name) for each in self._call("containers", all=True))
+        return Intent(engines=(engine,), networks=with_gateways(networks, containers), containers=containers)
+
+    def _with_podman_bridges(self, networks: tuple[Network, ...]) -> tuple[Network, ...]:
+        """Name the bridges of Podman's networks, which its Docker API leaves out, from its own API."""
+        answer = self._client.get(f"{self._client.base_url}/v4.0.0/libpod/networks/json", timeout=TIMEOUT_S)
+        if answer.status_code != 200:
+            return networks
+        bridges = parse_podman_bridges(answer.json())
+        return tuple(replace(each, bridge=bridges.get(each.name, each.bridge)) for each in networks)
+
+    def inspect(self, container: Container) -> Container:
+        """Return the container with its process, namespace, ports and aliases.
+
+        Raises NotFound when it is gone, EngineError when its process is not one of this machine.
+        """
+        answer = self._call("inspect_container", container.id)
+        key = str((answer.get("NetworkSettings") or {}).get("SandboxKey") or "")
+        if key:
+            folder = str(Path(key).parent)
+            if folder not in self._folders:
+                self._folders.insert(0, folder)
+        pid = int((answer.get("State") or {}).get("Pid") or 0)
+        inode = self._namespace_of(container, pid, key) if pid else None
+        return merge_inspected(container, answer, inode)
+
+    def _namespace_of(self, container: Container, pid: int, key: str) -> int | None:
+        """Return the inode of a container's namespace, after making sure that the process is the container's."""
+        try:
+            inode = os.stat(f"/proc/{pid}/ns/net").st_ino
+        except OSError:
+            return None
+        if self.endpoint.startswith(("unix:", "http+unix:")):
+            return inode
+        known = False
+        with contextlib.suppress(OSError):
+            known = container.id in read_text(f"/proc/{pid}/cgroup")
+        with contextlib.suppress(OSError):
+            known = known or (bool(key) and os.stat(key).st_ino == inode)
+        if not known:
+            raise EngineError(
+                f"process {pid} of container {container.name} is not on this machine: "
+                f"{self.endpoint} is another machine's engine, so run nettrace there"
+            )
+        return inode
+
+    def sandbox_folders(self) -> tuple[str, ...]:
+        """Return the folders of sandbox keys, where hidden overlay namespaces lie as well."""
+        return tuple(self._folders)
+
+    def elsewhere(self, word: str) -> str | None:
+        """Say on which node a swarm task runs whose container, service or task name begins with the word."""
+        try:
+            tasks: Sequence[Mapping[str, Any]] = self._call("tasks")
+            services = {each["ID"]: each["Spec"]["Name"] for each in self._call("services")} if tasks else {}
+        except (EngineError, NotFound):
+            # Only managers of a swarm may ask; without one there is no other host to speak of.
+            return None
+        for task in tasks:
+            identity = ((task.get("Status") or {}).get("ContainerStatus") or {}).get("ContainerID") or ""
+            name = f"{services.get(task.get('ServiceID'), '')}.{task.get('Slot', '')}"
+            if (identity and identity.startswith(word)) or name == word or word.startswith(f"{name}."):
+                return f"swarm node {task.get('NodeID')}"
+        return None
+
+    def close(self) -> None:
+        """Close the SDK's connections."""
+        self._client.close()
+
+
+def _is_local(host: str | None) -> bool:
+    if host in (None, "", "localhost"):
+        return True
+    with contextlib.suppress(ValueError):
+        return ip_address(str(host)).is_loopback
+    return False
+
+
+def parse_engine(version: Mapping[str, Any], info: Mapping[str, Any], name: str, endpoint: str) -> Engine:
+    """Turn the answers of /version and /info into an Engine; Podman names itself among the components."""
+    parts = {part.get("Name"): part for part in version.get("Components") or ()}
+    podman = parts.get("Podman Engine")
+    swarm = info.get("Swarm") or {}
+    backend = (info.get("FirewallBackend") or {}).get("Driver")
+    return Engine(
+        name="podman" if podman else name,
+        version=str((podman or version).get("Version") or ""),
+        endpoint=endpoint,
+        api=str(version.get("ApiVersion") or ""),
+        firewall_backend=backend or None,
+        swarm=swarm.get("NodeID") or None if swarm.get("LocalNodeState") == "active" else None,
+    )
+
+
+def parse_network(data: Mapping[str, Any], engine: str) -> Network:
+    """Turn one row of GET /networks into a Network.
+
+    Docker's bridge driver calls its device br-<first 12 of the id> unless com.docker.network.bridge.name says
+    otherwise (libnetwork/drivers/bridge); options that were not given stay None.
+    """
+    options = {str(key): str(value) for key, value in (data.get("Options") or {}).items()}
+    driver = str(data.get("Driver") or "")
+    bridge = options.get(f"{_OPTION}bridge.name")
+    if driver == "bridge" and bridge is None and engine == "docker":
+        bridge = f"br-{str(data['Id'])[:12]}"
+    mtu = options.get(f"{_OPTION}driver.mtu") or options.get("mtu", "")
+    binding = options.get(f"{_OPTION}bridge.host_binding_ipv4")
+    pools = (data.get("IPAM") or {}).get("Config") or ()
+    return Network(
+        id=str(data["Id"]),
+        name=str(data["Name"]),
+        driver=driver,
+        engine=engine,
+        scope=str(data.get("Scope") or "local"),
+        internal=bool(data.get("Internal")),
+        ipv6=bool(data.get("EnableIPv6")),
+        subnets=tuple(
+            Subnet(subnet=ip_network(pool["Subnet"], strict=False), gateway=_address(pool.get("Gateway")))
+            for pool in pools
+            if pool.get("Subnet")
+        ),
+        bridge=bridge,
+        icc=_switch(options.get(f"{_OPTION}bridge.enable_icc")),
+        masquerade=_switch(options.get(f"{_OPTION}bridge.enable_ip_masquerade")),
+        mtu=int(mtu) if mtu.isdigit() else None,
+        host_binding=_address(binding),
+        gateway_mode_ipv4=options.get(f"{_OPTION}bridge.gateway_mode_ipv4"),
+        gateway_mode_ipv6=options.get(f"{_OPTION}bridge.gateway_mode_ipv6"),
+        parent=options.get("parent"),
+        options=options,
+    )
+
+
+def with_gateways(networks: Sequence[Network], containers: Sequence[Container]) -> tuple[Network, ...]:
+    """Complete subnets that the engine lists without a gateway, from what it told the containers on them."""
+    told = {
+        (endpoint.network_id, gateway)
+        for container in containers
+        for endpoint in container.endpoints
+        for gateway in (endpoint.gateway, endpoint.gateway6)
+        if gateway is not None
+    }
+    found = []
+    for network in networks:
+        gateways = [gateway for identity, gateway in told if identity == network.id]
+        subnets = tuple(
+            pool
+            if pool.gateway is not None
+            else replace(pool, gateway=next((each for each in gateways if each in pool.subnet), None))
+            for pool in network.subnets
+        )
+        found.append(replace(network, subnets=subnets))
+    return tuple(found)
+
+
+def parse_podman_bridges(answer: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the host's bridge by network name, from Podman's GET /libpod/networks/json."""
+    return {
+        str(each["name"]): str(each["network_interface"])
+        for each in answer
+        if each.get("driver") == "bridge" and each.get("network_interface")
+    }
+
+
+def parse_container(data: Mapping[str, Any], engine: str) -> Container:
+    """Turn one row of GET /containers/json into a Container; process and namespace are not in it."""
+    names = [str(name).removeprefix("/") for name in data.get("Names") or ()]
+    own = [name for name in names if "/" not in name]
+    identity = str(data["Id"])
+    mode = str((data.get("HostConfig") or {}).get("NetworkMode") or "")
+    return Container(
+        id=identity,
+        name=(own or names or [identity[:12]])[0],
+        engine=engine,
+        status=str(data.get("State") or "unknown").lower(),
+        mode=mode,
+        joined=_joined(mode),
+        endpoints=_endpoints(data),
+        ports=tuple(
+            PublishedPort(
+                proto=str(port.get("Type") or "tcp"),
+                container_port=int(port["PrivatePort"]),
+                host_ip=ip_address(port.get("IP") or "0.0.0.0"),
+                host_port=int(port["PublicPort"]),
+            )
+            for port in data.get("Ports") or ()
+            if port.get("PublicPort")
+        ),
+    )
+
+
+def merge_inspected(container: Container, data: Mapping[str, Any], inode: int | None) -> Container:
+    """Add to a listed Container what GET /containers/{id}/json says; `inode` is that of its process's namespace."""
+    state = data.get("State") or {}
+    mode = str((data.get("HostConfig") or {}).get("NetworkMode") or container.mode)
+    return replace(
+        container,
+        name=str(data.get("Name") or container.name).removeprefix("/"),
+        status=str(state.get("Status") or container.status).lower(),
+        pid=int(state.get("Pid") or 0) or None,
+        netns=inode,
+        mode=mode,
+        joined=_joined(mode),
+        endpoints=_endpoints(data),
+        ports=_bindings((data.get("NetworkSettings") or {}).get("Ports") or {}),
+    )
+
+
+def _endpoints(data: Mapping[str, Any]) -> tuple[Endpoint, ...]:
+    networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
+    return tuple(_endpoint(str(name), row or {}) for name, row in networks.items())
+
+
+def _endpoint(name: str, row: Mapping[str, Any]) -> Endpoint:
+    asked = row.get("IPAMConfig") or {}
+    return Endpoint(
+        network=name,
+        network_id=str(row.get("NetworkID") or ""),
+        endpoint_id=str(row.get("EndpointID") or ""),
+        mac=str(row["MacAddress"]).lower() if row.get("MacAddress") else None,
+        # A stopped container holds no address; one that was asked for is what it will have again.
+        ipv4=_interface(row.get("IPAddress"), row.get("IPPrefixLen")) or _interface(asked.get("IPv4Address"), 32),
+        ipv6=_interface(row.get("GlobalIPv6Address"), row.get("GlobalIPv6PrefixLen"))
+        or _interface(asked.get("IPv6Address"), 128),
+        gateway=_address(row.get("Gateway")),
+        gateway6=_address(row.get("IPv6Gateway")),
+        aliases=tuple(dict.fromkeys(str(each) for each in (*(row.get("Aliases") or ()), *(row.get("DNSNames") or ())))),
+    )
+
+
+def _bindings(ports: Mapping[str, Any]) -> tuple[PublishedPort, ...]:
+    """Turn NetworkSettings.Ports, {"80/tcp": [{HostIp, HostPort}] or null}, into published ports."""
+    found = []
+    for inside, bindings in ports.items():
+        number, _, proto = inside.partition("/")
+        found += [
+            PublishedPort(
+                proto=proto or "tcp",
+                container_port=int(number),
+                host_ip=ip_address(row.get("HostIp") or "0.0.0.0"),
+                host_port=int(row["HostPort"]),
+            )
+            for row in bindings or ()
+            if row.get("HostPort")
+        ]
+    return tuple(found)
+
+
+def _joined(mode: str) -> str | None:
+    kind, _, identity = mode.partition(":")
+    return identity or None if kind == "container" else None
+
+
+def _address(text: object) -> IPAddress | None:
+    # Podman writes "" and Docker 20.10 "invalid IP" where there is none.
+    with contextlib.suppress(ValueError):
+        return ip_address(str(text))
+    return None
+
+
+def _interface(text: object, length: object) -> IPInterface | None:
+    address = _address(text)
+    if address is None:
+        return None
+    most = 32 if isinstance(address, IPv4Address) else 128
+    return ip_interface((address, int(str(length)) if str(length).isdigit() and int(str(length)) else most))
+
+
+def _switch(text: str | None) -> bool | None:
+    return None if text is None else text.lower() in ("true", "1", "yes")

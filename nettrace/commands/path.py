@@ -1,0 +1,306 @@
+"""`nettrace path SRC DST`: why can't SRC reach DST?
+
+Collect, predict, probe, correlate, diagnose, render: each a function of its own; this file only strings them
+together, and turns options into a question.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nettrace._version import __version__
+from nettrace.errors import NettraceError, UsageError
+from nettrace.model.base import rows
+from nettrace.model.flow import HEADER_BYTES, Flow, Proto
+from nettrace.model.verdict import EXIT_CODE, Timing, Verdict
+
+if TYPE_CHECKING:
+    from nettrace.collect import Collector
+    from nettrace.model.observe import Observation
+    from nettrace.model.path import Trace
+    from nettrace.model.snapshot import Snapshot
+    from probes.plan import ProbePlan
+
+EPILOG = """\b
+SRC and DST are each one of:
+  web, c5ff39f37596, container:web     a container, by name, id or unique id prefix
+  netns:NAME, netns:/path, pid:1234    a network namespace
+  host                                 the namespace nettrace was started in
+  8.8.8.8, 2001:db8::1, example.org    an address, or a name as SRC resolves it (DST only)
+
+\b
+Examples:
+  nettrace path web 8.8.8.8
+  nettrace path web db --proto tcp --port 5432
+  nettrace path web 8.8.8.8 --size 1500
+  nettrace path web example.org --json | jq '.findings[0]'
+
+\b
+Exit codes: 0 delivered, 1 stopped or degraded, 2 usage, 3 inconclusive, 4 cannot work here.
+"""
+
+#: A namespace on the way that was not read is read and the walk begun again; a way has fewer namespaces than this.
+MAX_ROUNDS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What was asked, checked."""
+
+    src: str
+    dst: str
+    proto: Proto
+    port: int | None
+    size: int | None
+    family: int | None
+    count: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A verdict, with what it stands on."""
+
+    verdict: Verdict
+    before: Snapshot
+    after: Snapshot | None
+    trace: Trace
+    observation: Observation | None
+    dports: tuple[int, ...] = ()
+    tunnels: tuple[int, ...] = ()
+
+
+@click.command(epilog=EPILOG, short_help="Why can't SRC reach DST?")
+@click.argument("src")
+@click.argument("dst")
+@click.option("--proto", type=click.Choice([each.value for each in Proto]), default="icmp", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), help="Destination port, for tcp and udp.")
+@click.option("--size", type=int, metavar="BYTES", help="IP length of the probe; it may not be fragmented (DF).")
+@click.option("-4", "family", flag_value=4, type=int, help="IPv4 only.")
+@click.option("-6", "family", flag_value=6, type=int, help="IPv6 only.")
+@click.option("--count", type=click.IntRange(1, 100), default=1, show_default=True, help="Probes to send.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.05, 60),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long silence is listened to.",
+)
+@click.option("--predict", "predict_only", is_flag=True, help="Ask the model alone; no packet is sent.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schema nettrace.verdict/1).")
+@click.option("--pcap", type=click.Path(dir_okay=False, path_type=Path), help="Write what was captured, as pcapng.")
+@click.option("--record", type=click.Path(file_okay=False, path_type=Path), hidden=True)
+def command(
+    src: str,
+    dst: str,
+    proto: str,
+    port: int | None,
+    size: int | None,
+    family: int | None,
+    count: int,
+    timeout_s: float,
+    predict_only: bool,
+    as_json: bool,
+    pcap: Path | None,
+    record: Path | None,
+) -> int:
+    """Say where packets from SRC to DST stop, which kernel object stops them, and what mends it."""
+    question = ask(src, dst, proto=proto, port=port, size=size, family=family, count=count, timeout_s=timeout_s)
+    if pcap is not None and predict_only:
+        raise UsageError("--pcap needs a probe, and --predict sends none; leave one of them out")
+    answer = answer_live(question, predict_only=predict_only)
+    if pcap is not None and answer.observation is not None:
+        write_pcap(pcap, answer)
+    if record is not None:
+        from nettrace.lab.record import write_case
+
+        write_case(record, answer)
+    show(answer.verdict, as_json=as_json)
+    return EXIT_CODE[answer.verdict.outcome]
+
+
+def ask(
+    src: str,
+    dst: str,
+    *,
+    proto: str = "icmp",
+    port: int | None = None,
+    size: int | None = None,
+    family: int | None = None,
+    count: int = 1,
+    timeout_s: float = 1.0,
+) -> Question:
+    """Check the options against each other; raises UsageError with what to change."""
+    kind = Proto(proto)
+    if kind is Proto.ICMP and port is not None:
+        raise UsageError("icmp has no ports: leave --port out, or say --proto tcp or --proto udp")
+    if kind is not Proto.ICMP and port is None:
+        raise UsageError(f"--proto {proto} needs --port, as in: nettrace path {src} {dst} --proto {proto} --port 80")
+    if size is not None:
+        least = min(HEADER_BYTES[kind, each] for each in ((family,) if family else (4, 6)))
+        if not least <= size <= 65535:
+            raise UsageError(
+                f"--size {size} is impossible: {proto} probes have {least} to 65535 bytes, IP header included"
+            )
+    return Question(src=src, dst=dst, proto=kind, port=port, size=size, family=family, count=count, timeout_s=timeout_s)
+
+
+def answer_live(question: Question, *, predict_only: bool = False) -> Answer:
+    """Answer a question on this host: collect, predict, probe, correlate, diagnose."""
+    from nettrace.collect import Collector
+
+    started = time.monotonic()
+    with Collector() as collector:
+        flow = collector.resolve(
+            question.src,
+            question.dst,
+            proto=question.proto,
+            dport=question.port,
+            size=question.size,
+            family=question.family,
+        )
+        check_size(flow)
+        before, trace = look(collector, flow)
+        collected = time.monotonic()
+        planned = plan(before, trace, question) if not predict_only else None
+        observation = probe(collector, trace, planned) if planned is not None else None
+        probed = time.monotonic()
+        after = collector.read_after() if planned is not None else None
+    timing = (started, collected, probed)
+    answer = conclude(flow, before, after, trace, observation, timing=timing)
+    if planned is None:
+        return answer
+    return replace(answer, dports=planned.token.dports, tunnels=planned.token.vxlan_ports)
+
+
+def check_size(flow: Flow) -> None:
+    """Refuse a size that the resolved family's headers do not fit into."""
+    least = HEADER_BYTES[flow.proto, flow.family]
+    if flow.size is not None and flow.size < least:
+        raise UsageError(
+            f"--size {flow.size} is impossible: IPv{flow.family} {flow.proto.value} probes have at least {least} bytes"
+        )
+
+
+def look(collector: Collector, flow: Flow) -> tuple[Snapshot, Trace]:
+    """Read the namespaces on the way, until the walk needs no more of them."""
+    from nettrace.predict import predict
+
+    for netns in (flow.src.netns, collector.host.inode, flow.dst.netns):
+        if netns is not None:
+            collector.read(netns)
+    before = collector.snapshot()
+    trace = predict(before, flow)
+    for _round in range(MAX_ROUNDS):
+        needs = {netns for leg in (trace.forward, trace.reply) if leg is not None for netns in leg.needs}
+        if not needs or not sum(collector.read(netns) for netns in needs):
+            break
+        before = collector.snapshot()
+        trace = predict(before, flow)
+    return before, trace
+
+
+def plan(before: Snapshot, trace: Trace, question: Question) -> ProbePlan | None:
+    """Plan the probe; None when there is nothing to send from."""
+    from nettrace.model.path import Reason
+
+    first = trace.forward.steps[0] if trace.forward.steps else None
+    if first is not None and first.reason is Reason.NOT_RUNNING:
+        return None
+    if trace.flow.src.netns is None:
+        return None
+    from probes.plan import plan_probe
+
+    return plan_probe(trace, before, count=question.count, timeout_s=question.timeout_s, token=os.urandom(8))
+
+
+def probe(collector: Collector, trace: Trace, planned: ProbePlan) -> Observation:
+    """Send the probe and listen at every point."""
+    from probes.driver import run_probe
+
+    namespaces = {point.netns: collector.netns(point.netns) for point in trace.points}
+    if trace.flow.src.netns is not None:
+        namespaces[trace.flow.src.netns] = collector.netns(trace.flow.src.netns)
+    return run_probe(planned, namespaces)
+
+
+def conclude(
+    flow: Flow,
+    before: Snapshot,
+    after: Snapshot | None,
+    trace: Trace,
+    observation: Observation | None,
+    *,
+    timing: tuple[float, float, float],
+) -> Answer:
+    """Correlate and diagnose. `timing`: monotonic seconds at the start, after collecting, and after the probe."""
+    from nettrace.correlate import correlate
+    from nettrace.diagnose import diagnose
+    from nettrace.rules.case import Case
+
+    case = Case(
+        flow=flow,
+        before=before,
+        after=after,
+        trace=trace,
+        correlation=correlate(trace, observation),
+        observation=observation,
+    )
+    started, collected, probed = timing
+    spent = Timing(
+        total_s=round(time.monotonic() - started, 6),
+        collect_s=round(collected - started, 6),
+        probe_s=round(probed - collected, 6),
+    )
+    verdict = diagnose(case, timing=spent, version=__version__)
+    return Answer(verdict=verdict, before=before, after=after, trace=trace, observation=observation)
+
+
+def show(verdict: Verdict, *, as_json: bool) -> None:
+    """Print a verdict on stdout: one JSON document, or text for a person."""
+    if as_json:
+        from nettrace.render.json import render_json
+
+        click.echo(render_json(verdict))
+        return
+    import shutil
+
+    from nettrace.render.text import render_text
+
+    terminal = sys.stdout.isatty()
+    color = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    width = shutil.get_terminal_size((100, 24)).columns if terminal else 100
+    unicode = "utf" in (sys.stdout.encoding or "").lower()
+    click.echo(render_text(verdict, color=color, width=width, unicode=unicode), color=color)
+
+
+def arp_types(answer: Answer) -> dict[str, int]:
+    """Return the link type (ARPHRD_*) of each point's device."""
+    types = {}
+    for point in answer.trace.points:
+        ns = answer.before.namespace(point.netns)
+        for link in rows(ns.links) if ns is not None else ():
+            if link.ifindex == point.ifindex:
+                types[point.id] = link.arp_type
+    return types
+
+
+def write_pcap(path: Path, answer: Answer) -> None:
+    """Write the captured frames as pcapng, an interface per point; raises NettraceError when the file cannot be."""
+    from nettrace.render.view import headline
+    from nettrace.wire.pcapng import write_pcapng
+
+    frames = answer.observation.frames if answer.observation is not None else ()
+    try:
+        path.write_bytes(write_pcapng(frames, arp_types=arp_types(answer), text=headline(answer.verdict)))
+    except OSError as error:
+        raise NettraceError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,398 @@
+"""Put the model's way and the packets' way side by side, point by point, and find where the flow really ends.
+
+Pure: Trace × Observation × two Snapshots → Correlation. "Not seen" counts only at a capture that was proven open.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.base import Model
+from nettrace.model.flow import Packet, Proto
+from nettrace.model.observe import Blind, Observation, Open, Sighting, SightingKind
+from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Reason, Segment, Step, StepKind, Trace
+from nettrace.model.verdict import Agreement, Basis, ObservedSight, PredictedSight
+
+#: What kinds of sighting belong to which half of the conversation.
+KINDS = {
+    Direction.FORWARD: (SightingKind.PROBE,),
+    Direction.REPLY: (SightingKind.REPLY, SightingKind.RESET),
+}
+
+
+class Passage(Model):
+    """One point of one leg, in travel order: what the model expects there, and what was seen.
+
+    `sighting` is the first packet seen there. `beyond` is true for points that lie behind the model's stop. `steps`
+    are the model's decisions since the point before.
+    """
+
+    direction: Direction
+    point: str
+    predicted: PredictedSight
+    observed: ObservedSight
+    agreement: Agreement
+    expected: Packet | None = None
+    sighting: Sighting | None = None
+    beyond: bool = False
+    steps: tuple[Step, ...] = ()
+
+
+class Blocker(Model):
+    """Something that stops the flow: the model's step, or (step None) a gap on the wire that the model has no step for.
+
+    `after` is the last point where the packet was, `before` the first where it was not. The first blocker is the
+    cause; those that follow were found by walking on.
+    """
+
+    direction: Direction
+    segment: Segment
+    basis: Basis
+    step: Step | None = None
+    after: str | None = None
+    before: str | None = None
+
+
+class Correlation(Model):
+    """What really happened. `forward_seen` and `reply_seen`: proven on the wire at the end of that leg.
+
+    `model_stands` is false when the wire contradicts the model. `errno` is what the kernel said when it refused to
+    send. `errors` are ICMP errors about the probe, `resets` TCP resets, in order of sight.
+    """
+
+    passages: tuple[Passage, ...]
+    blockers: tuple[Blocker, ...]
+    probed: bool
+    forward_seen: bool = False
+    reply_seen: bool = False
+    model_stands: bool = True
+    silent: bool = False
+    errno: int | None = None
+    errors: tuple[Sighting, ...] = ()
+    resets: tuple[Sighting, ...] = ()
+    arp_unanswered: tuple[Sighting, ...] = ()
+
+
+def correlate(trace: Trace, observation: Observation | None) -> Correlation:
+    """Compare a trace with what was observed; without an observation the model stands alone."""
+    forward = _passages(trace.forward, observation)
+    reply = _passages(trace.reply, observation, supposed=_reply_prospect(trace)) if trace.reply is not None else ()
+    if observation is None:
+        return Correlation(passages=(*forward, *reply), blockers=_predicted_blockers(trace), probed=False)
+    forward = _with_strays(forward, observation, Direction.FORWARD)
+    reply = _with_strays(reply, observation, Direction.REPLY)
+    errno = next((sent.errno for sent in observation.sent if sent.errno is not None), None)
+    sightings = observation.sightings
+    errors = tuple(each for each in sightings if each.kind is SightingKind.ICMP_ERROR)
+    resets = tuple(each for each in sightings if each.kind is SightingKind.RESET)
+    arrived = _arrived(trace, forward)
+    returned = _returned(trace, observation)
+    blockers, stands = _observed_blockers(trace, forward, reply, arrived=arrived, returned=returned, errno=errno)
+    return Correlation(
+        passages=(*forward, *reply),
+        blockers=blockers,
+        probed=bool(observation.sent),
+        forward_seen=arrived,
+        reply_seen=returned,
+        model_stands=stands,
+        silent=not returned and not errors and not resets,
+        errno=errno,
+        errors=errors,
+        resets=resets,
+        arp_unanswered=_unanswered(sightings),
+    )
+
+
+def _reply_prospect(trace: Trace) -> PredictedSight:
+    """Return what the forward leg's end means for the answer: it comes, it cannot come, or nobody can tell."""
+    if trace.forward.end in (LegEnd.ARRIVED, LegEnd.LEFT):
+        return PredictedSight.SEEN
+    last = trace.forward.steps[-1] if trace.forward.steps else None
+    if last is not None and last.reason is Reason.NOT_LISTENING and trace.flow.proto is Proto.TCP:
+        return PredictedSight.SEEN
+    return PredictedSight.NOT_SEEN if trace.forward.end is LegEnd.DROPPED else PredictedSight.UNKNOWN
+
+
+def _passages(
+    leg: Leg, observation: Observation | None, supposed: PredictedSight = PredictedSight.SEEN
+) -> tuple[Passage, ...]:
+    """List the points of a leg in travel order, each once; `supposed` is the best that can be expected of the leg."""
+    passages: list[Passage] = []
+    pending: list[Step] = []
+    unknown = False
+    for beyond, steps in ((False, leg.steps), (True, leg.beyond)):
+        for step in steps:
+            pending.append(step)
+            if step.outcome is Outcome.UNKNOWN:
+                unknown = True
+            if step.point is None or any(each.point == step.point for each in passages):
+                continue
+            stopped_here = step.outcome is Outcome.DROP
+            predicted = supposed
+            if beyond or stopped_here:
+                predicted = PredictedSight.NOT_SEEN
+            if unknown and leg.end is LegEnd.UNKNOWN:
+                predicted = PredictedSight.UNKNOWN
+            sighting, observed = _sight(step.point, leg.direction, observation)
+            passages.append(
+                Passage(
+                    direction=leg.direction,
+                    point=step.point,
+                    predicted=predicted,
+                    observed=observed,
+                    agreement=_agreement(predicted, observed),
+                    expected=step.packet,
+                    sighting=sighting,
+                    beyond=beyond or stopped_here or supposed is PredictedSight.NOT_SEEN,
+                    steps=tuple(pending),
+                )
+            )
+            pending = []
+    return tuple(passages)
+
+
+def _sight(point: str, direction: Direction, observation: Observation | None) -> tuple[Sighting | None, ObservedSight]:
+    if observation is None:
+        return None, ObservedSight.NOT_PROBED
+    for sighting in observation.sightings:
+        if sighting.point == point and sighting.kind in KINDS[direction]:
+            return sighting, ObservedSight.SEEN
+    capture = observation.capture(point)
+    if isinstance(capture, Blind):
+        return None, ObservedSight.BLIND
+    if isinstance(capture, Open) and observation.sent:
+        return None, ObservedSight.NOT_SEEN
+    return None, ObservedSight.NOT_PROBED
+
+
+def _agreement(predicted: PredictedSight, observed: ObservedSight) -> Agreement:
+    if predicted is PredictedSight.UNKNOWN or observed not in (ObservedSight.SEEN, ObservedSight.NOT_SEEN):
+        return Agreement.UNCHECKED
+    if (predicted is PredictedSight.SEEN) == (observed is ObservedSight.SEEN):
+        return Agreement.AGREE
+    return Agreement.MODEL_ONLY if predicted is PredictedSight.SEEN else Agreement.WIRE_ONLY
+
+
+def _with_strays(passages: tuple[Passage, ...], observation: Observation, direction: Direction) -> tuple[Passage, ...]:
+    """Add points where packets of this half were seen although the model leads none there."""
+    known = {passage.point for passage in passages}
+    strays: list[Passage] = []
+    for sighting in observation.sightings:
+        if sighting.kind in KINDS[direction] and sighting.point not in known:
+            known.add(sighting.point)
+            strays.append(
+                Passage(
+                    direction=direction,
+                    point=sighting.point,
+                    predicted=PredictedSight.NOT_SEEN,
+                    observed=ObservedSight.SEEN,
+                    agreement=Agreement.WIRE_ONLY,
+                    sighting=sighting,
+                    beyond=True,
+                )
+            )
+    if not strays:
+        return passages
+    # Travel order on the wire is the order of sight; points never seen keep their place behind the model's order.
+    merged = [*passages, *strays]
+    order = {id(each): index for index, each in enumerate(merged)}
+    seen_at = [each.sighting.at_ns for each in merged if each.sighting is not None]
+    last = max(seen_at, default=0)
+    return tuple(
+        sorted(merged, key=lambda each: (each.sighting.at_ns if each.sighting is not None else last, order[id(each)]))
+    )
+
+
+def _arrived(trace: Trace, forward: tuple[Passage, ...]) -> bool:
+    """Tell whether the wire shows the packet at the end of the forward leg, as far as this host can see."""
+    if not forward:
+        return False
+    last = forward[-1]
+    ends = [
+        passage
+        for passage in forward
+        if trace.flow.dst.netns is None or _netns(trace, passage.point) == trace.flow.dst.netns
+    ]
+    target = ends[-1] if ends else last
+    return target.observed is ObservedSight.SEEN
+
+
+def _netns(trace: Trace, point: str) -> int | None:
+    return next((each.netns for each in trace.points if each.id == point), None)
+
+
+def _returned(trace: Trace, observation: Observation) -> bool:
+    """Tell whether an answer of the far end was seen at one of the source's own points."""
+    own = {point.id for point in trace.points if point.netns == trace.flow.src.netns}
+    return any(sighting.kind is SightingKind.REPLY and sighting.point in own for sighting in observation.sightings)
+
+
+def _unanswered(sightings: tuple[Sighting, ...]) -> tuple[Sighting, ...]:
+    """Return the ARP and NDP requests that no reply was seen for, one for each address and point."""
+    answered = {each.packet.src for each in sightings if each.kind in (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)}
+    kept: dict[tuple[str, object], Sighting] = {}
+    for each in sightings:
+        if each.kind in (SightingKind.ARP_REQUEST, SightingKind.NDP_SOLICIT) and each.packet.dst not in answered:
+            kept.setdefault((each.point, each.packet.dst), each)
+    return tuple(kept.values())
+
+
+def _drops(leg: Leg) -> list[tuple[Step, str | None, str | None]]:
+    """Return each stopping step of a leg with the points around it."""
+    steps = (*leg.steps, *leg.beyond)
+    drops: list[tuple[Step, str | None, str | None]] = []
+    after: str | None = None
+    for index, step in enumerate(steps):
+        if step.outcome is Outcome.DROP:
+            rest = (each.point for each in steps[index:] if each.point is not None and each.point != after)
+            drops.append((step, after, next(rest, None)))
+        elif step.point is not None:
+            after = step.point
+    return drops
+
+
+def _predicted_blockers(trace: Trace) -> tuple[Blocker, ...]:
+    """Return what stops the flow by the model alone, in the order the packet meets it."""
+    blockers: list[Blocker] = []
+    for leg in (trace.forward, trace.reply):
+        if leg is None:
+            continue
+        for step, after, before in _drops(leg):
+            blockers.append(
+                Blocker(
+                    direction=leg.direction,
+                    segment=step.segment,
+                    basis=Basis.PREDICTED,
+                    step=step,
+                    after=after,
+                    before=before,
+                )
+            )
+        unrouted = _unrouted_answer(leg)
+        if unrouted is not None and not blockers:
+            blockers.append(unrouted)
+    return tuple(blockers)
+
+
+def _unrouted_answer(leg: Leg) -> Blocker | None:
+    """Return the blocker of an answer whose address someone beyond this host would have to route back."""
+    first = leg.steps[0] if leg.steps else None
+    if first is None or leg.direction is not Direction.REPLY:
+        return None
+    if first.kind is not StepKind.LEAVE or first.outcome is not Outcome.UNKNOWN:
+        return None
+    return Blocker(direction=Direction.REPLY, segment=Segment.REMOTE, basis=Basis.PREDICTED, step=first)
+
+
+def _observed_blockers(
+    trace: Trace,
+    forward: tuple[Passage, ...],
+    reply: tuple[Passage, ...],
+    *,
+    arrived: bool,
+    returned: bool,
+    errno: int | None,
+) -> tuple[tuple[Blocker, ...], bool]:
+    """Find what stops the flow by both accounts; false beside it when the wire contradicts the model."""
+    predicted = _predicted_blockers(trace)
+    if returned:
+        # Packets got through: whatever the model says stops them, does not (or only sometimes) stop them.
+        hard = [each for each in predicted if each.step is not None and each.step.outcome is Outcome.DROP]
+        return (), not hard
+    seen = [each for each in forward if each.observed is ObservedSight.SEEN]
+    blind = [each for each in (*forward, *reply) if each.observed is ObservedSight.BLIND]
+    blockers: list[Blocker] = []
+    contradicted = False
+    for each in predicted:
+        passages = forward if each.direction is Direction.FORWARD else reply
+        index = _index(passages, each.before)
+        # The wire has been past this step: it does not stop the packet.
+        past = [item for item in passages[index:] if item.observed is ObservedSight.SEEN] if index is not None else []
+        if each.direction is Direction.FORWARD and arrived and index is not None:
+            past = past or list(seen[-1:])
+        if past and each.step is not None and each.step.outcome is Outcome.DROP:
+            contradicted = True
+            continue
+        before_it = passages[:index] if index is not None else passages
+        missing = [item for item in before_it if item.observed is ObservedSight.NOT_SEEN and not item.beyond]
+        if missing and not blockers:
+            # The wire lost it earlier than the model does.
+            contradicted = True
+            blockers.append(_wire_gap(trace, passages, each.direction))
+        blockers.append(
+            Blocker(
+                direction=each.direction,
+                segment=each.segment,
+                basis=Basis.BOTH if _witnessed(passages, index, errno) else Basis.PREDICTED,
+                step=each.step,
+                after=each.after,
+                before=each.before,
+            )
+        )
+    quiet = not any(each.observed is ObservedSight.SEEN for each in reply)
+    if not blockers and arrived and quiet and trace.flow.proto is Proto.UDP and trace.flow.dst.netns is not None:
+        # A UDP service owes nobody an answer: its silence is no stop.
+        return (), True
+    if not blockers:
+        passages = forward
+        direction = Direction.FORWARD
+        if arrived or (forward and forward[-1].observed is ObservedSight.SEEN):
+            passages, direction = reply, Direction.REPLY
+        blockers.append(_wire_gap(trace, passages, direction))
+        lost_inside = blockers[0].segment is not Segment.REMOTE
+        contradicted = contradicted or (lost_inside and not blind and bool(passages))
+    return tuple(blockers), not contradicted
+
+
+def _index(passages: tuple[Passage, ...], point: str | None) -> int | None:
+    return next((index for index, each in enumerate(passages) if each.point == point), None)
+
+
+def _witnessed(passages: tuple[Passage, ...], index: int | None, errno: int | None) -> bool:
+    """Tell whether the wire itself shows a stop at a passage: nothing seen from there on, something up to it."""
+    if errno is not None:
+        return True
+    tail = passages[index:] if index is not None else ()
+    head = passages[:index] if index is not None else passages
+    silent = all(each.observed in (ObservedSight.NOT_SEEN, ObservedSight.NOT_PROBED) for each in tail)
+    shown = [each for each in head if each.observed is ObservedSight.SEEN]
+    heard = any(each.observed is ObservedSight.NOT_SEEN for each in tail) or not tail
+    return silent and heard and (bool(shown) or not head)
+
+
+def _wire_gap(trace: Trace, passages: tuple[Passage, ...], direction: Direction) -> Blocker:
+    """Describe the gap that captures alone show: between the last point with the packet and the first without."""
+    last: Passage | None = None
+    first_missing: Passage | None = None
+    for passage in passages:
+        if passage.observed is ObservedSight.SEEN:
+            last, first_missing = passage, None
+        elif passage.observed is ObservedSight.NOT_SEEN and first_missing is None:
+            first_missing = passage
+    segment = Segment.REMOTE
+    if direction is Direction.REPLY and last is None:
+        arrived_inside = trace.forward.end is LegEnd.ARRIVED
+        segment = Segment.DESTINATION if arrived_inside else Segment.REMOTE
+        return Blocker(
+            direction=direction,
+            segment=segment,
+            basis=Basis.OBSERVED,
+            after=None,
+            before=passages[0].point if passages else None,
+        )
+    if first_missing is not None:
+        steps = first_missing.steps
+        segment = steps[-1].segment if steps else Segment.HOST
+        point = next((each for each in trace.points if each.id == first_missing.point), None)
+        if point is not None and not steps:
+            segment = point.segment
+    elif last is not None and trace.flow.dst.netns is not None and direction is Direction.FORWARD:
+        segment = Segment.DESTINATION
+    return Blocker(
+        direction=direction,
+        segment=segment,
+        basis=Basis.OBSERVED,
+        after=last.point if last is not None else None,
+        before=first_missing.point if first_missing is not None else None,
+    )
+
+
+__all__ = ["Blocker", "Correlation", "Passage", "correlate"]

@@ -1,0 +1,315 @@
+"""From a case to a verdict: run every rule, keep the cause of each stop, prove the remedies by predicting again.
+
+Pure. The outcome is never better than the evidence: delivered needs the packet at the destination and an answer at
+the source; silence counts only where a capture was proven open; what could not be read is a gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nettrace.correlate import Blocker, Passage
+from nettrace.model.base import IPAddress
+from nettrace.model.flow import EndpointKind, FlowEnd
+from nettrace.model.observe import Blind
+from nettrace.model.path import LegEnd, Outcome
+from nettrace.model.verdict import (
+    Finding,
+    FlowEndView,
+    FlowView,
+    GapView,
+    Hop,
+    HostView,
+    ObservedSight,
+    PacketView,
+    Remedy,
+    Result,
+    Severity,
+    Stop,
+    StopHook,
+    Timing,
+    Tool,
+    Verdict,
+    Verified,
+)
+from nettrace.predict import predict
+from nettrace.rules import RULES
+from nettrace.rules.base import Fired, Hit, Rule
+from nettrace.rules.case import Case
+
+_ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """A hit with its rule, and its place among the stops."""
+
+    position: int
+    rule: Rule
+    hit: Hit
+
+    @property
+    def severity(self) -> Severity:
+        return self.hit.severity or self.rule.severity
+
+
+def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
+    """Return the verdict of a case."""
+    ranked = _run_rules(case)
+    causes = [each for each in ranked if each.hit.blocker is not None]
+    findings = tuple(_finding(case, each, causes) for each in ranked)
+    outcome = _outcome(case, ranked)
+    stop = _stop(case, causes) if outcome in (Result.STOPPED, Result.DEGRADED) else None
+    return Verdict(
+        outcome=outcome,
+        flow=_flow_view(case),
+        stop=stop,
+        hops=tuple(_hop(case, each) for each in case.correlation.passages),
+        findings=findings,
+        gaps=_gaps(case, outcome),
+        assumptions=tuple(f"{each.rule.text}: {each.reason}" for each in case.trace.assumptions),
+        timing=timing,
+        tool=Tool(version=version),
+        host=HostView(kernel=case.before.host.kernel, engine=case.before.host.engine),
+    )
+
+
+def _run_rules(case: Case) -> list[_Ranked]:
+    """Run all rules; of several that explain one stop, keep the lowest rank: the others are its effects."""
+    found: list[_Ranked] = []
+    for rule in RULES:
+        result = rule.check(case)
+        if isinstance(result, Fired):
+            found.extend(_Ranked(_position(case, hit.blocker), rule, hit) for hit in result.hits)
+    best: dict[int, int] = {}
+    for each in found:
+        if each.hit.blocker is not None:
+            best[each.position] = min(best.get(each.position, each.rule.rank), each.rule.rank)
+    kept = [each for each in found if each.hit.blocker is None or each.rule.rank == best[each.position]]
+    kept.sort(key=lambda each: (_ORDER[each.severity] > 1, each.position, each.rule.rank, each.rule.code))
+    unique: list[_Ranked] = []
+    for each in kept:
+        if not any((each.rule.code, each.hit.title) == (other.rule.code, other.hit.title) for other in unique):
+            unique.append(each)
+    return unique
+
+
+def _position(case: Case, blocker: Blocker | None) -> int:
+    if blocker is None:
+        return len(case.blockers)
+    return next((index for index, each in enumerate(case.blockers) if each is blocker), len(case.blockers))
+
+
+# --- outcome --------------------------------------------------------------------------------------------------------
+
+
+def _outcome(case: Case, ranked: list[_Ranked]) -> Result:
+    correlation = case.correlation
+    stopping = [each for each in ranked if each.hit.blocker is not None and _ORDER[each.severity] <= 1]
+    if correlation.probed and correlation.reply_seen:
+        ends_here = case.flow.dst.netns is not None
+        return Result.DELIVERED if correlation.forward_seen or not ends_here else Result.INCONCLUSIVE
+    if not correlation.probed and not case.blockers:
+        return _predicted_outcome(case)
+    if stopping:
+        first = [each for each in stopping if each.position == stopping[0].position]
+        degrading = all(each.severity is Severity.DEGRADING for each in first) and len(case.blockers) == 1
+        return Result.DEGRADED if degrading else Result.STOPPED
+    if correlation.probed and _settled_by_wire(case):
+        return Result.STOPPED
+    return Result.INCONCLUSIVE
+
+
+def _predicted_outcome(case: Case) -> Result:
+    forward, reply = case.trace.forward, case.trace.reply
+    if forward.end is LegEnd.UNKNOWN or forward.end is LegEnd.NEEDS or reply is None:
+        return Result.INCONCLUSIVE
+    if forward.end in (LegEnd.ARRIVED, LegEnd.LEFT) and reply.end is LegEnd.ARRIVED:
+        return Result.DELIVERED
+    return Result.STOPPED if LegEnd.DROPPED in (forward.end, reply.end) else Result.INCONCLUSIVE
+
+
+def _settled_by_wire(case: Case) -> bool:
+    """Tell whether the captures alone prove a stop: the packet seen, then open captures that did not see it."""
+    if case.correlation.errno is not None:
+        return True
+    passages = case.correlation.passages
+    if not case.blockers or any(each.observed is ObservedSight.BLIND for each in passages):
+        return False
+    return any(each.observed is ObservedSight.SEEN for each in passages) and any(
+        each.observed is ObservedSight.NOT_SEEN and not each.beyond for each in passages
+    )
+
+
+# --- stop and hops --------------------------------------------------------------------------------------------------
+
+
+def _stop(case: Case, causes: list[_Ranked]) -> Stop | None:
+    if not case.blockers:
+        return None
+    hit = causes[0].hit if causes else None
+    blocker = hit.blocker if hit is not None and hit.blocker is not None else case.blockers[0]
+    step = blocker.step
+    after, before = _around(case, blocker)
+    hook = None
+    if step is not None and step.hook is not None and step.hook.decided_by is not None:
+        ref = step.hook.decided_by
+        hook = StopHook(hook=step.hook.hook.value, table=ref.table, chain=ref.chain)
+    netns = step.netns if step is not None else None
+    device = step.device if step is not None else None
+    if hit is not None and hit.device is not None:
+        netns, device = hit.netns, hit.device
+    return Stop(
+        direction=blocker.direction,
+        segment=hit.segment if hit is not None and hit.segment is not None else blocker.segment,
+        after=after,
+        before=before,
+        netns=netns or None,
+        device=device,
+        hook=hook,
+    )
+
+
+def _around(case: Case, blocker: Blocker) -> tuple[str | None, str | None]:
+    """Return the last point that saw the packet and the first that did not; the model's where nobody listened."""
+    passages = [each for each in case.correlation.passages if each.direction is blocker.direction]
+    seen = [each.point for each in passages if each.observed is ObservedSight.SEEN]
+    missed = [each.point for each in passages if each.observed is ObservedSight.NOT_SEEN]
+    if not case.correlation.probed:
+        return blocker.after, blocker.before
+    return (seen[-1] if seen else None), (missed[0] if missed else blocker.before)
+
+
+def _hop(case: Case, passage: Passage) -> Hop:
+    point = case.trace.point(passage.point)
+    packet = passage.sighting.packet if passage.sighting is not None else passage.expected
+    shown = (
+        PacketView(
+            src=packet.src,
+            dst=packet.dst,
+            sport=packet.sport,
+            dport=packet.dport,
+            ttl=packet.ttl,
+            length=packet.length,
+        )
+        if packet is not None
+        else None
+    )
+    return Hop(
+        direction=passage.direction,
+        point=passage.point,
+        netns=point.netns,
+        device=point.device,
+        ifindex=point.ifindex,
+        predicted=passage.predicted,
+        observed=passage.observed,
+        agreement=passage.agreement,
+        packet=shown,
+        at_ns=passage.sighting.at_ns if passage.sighting is not None else None,
+        steps=tuple(step.text for step in passage.steps),
+    )
+
+
+# --- findings -------------------------------------------------------------------------------------------------------
+
+
+def _finding(case: Case, each: _Ranked, causes: list[_Ranked]) -> Finding:
+    hit = each.hit
+    return Finding(
+        code=each.rule.code,
+        severity=each.severity,
+        title=hit.title,
+        explanation=hit.explanation,
+        basis=hit.basis,
+        at=hit.at,
+        evidence=hit.evidence,
+        remedy=Remedy(summary=hit.mend.summary, commands=hit.mend.commands, verified=_verify(case, each, causes)),
+    )
+
+
+def _verify(case: Case, each: _Ranked, causes: list[_Ranked]) -> Verified:
+    """Apply the remedy, and those of the stops before it, to a copy, and predict again.
+
+    "yes" when the flow is then delivered, or when this stop is gone and only others that have findings are left.
+    """
+    change = each.hit.mend.change
+    if change is None:
+        return Verified.UNVERIFIABLE
+    snapshot = case.before
+    for other in causes:
+        if other.hit.mend.change is not None:
+            snapshot = other.hit.mend.change(snapshot)
+    if each not in causes:
+        snapshot = change(snapshot)
+    trace = predict(snapshot, case.flow)
+    reply = trace.reply
+    if trace.forward.end in (LegEnd.ARRIVED, LegEnd.LEFT) and reply is not None and reply.end is LegEnd.ARRIVED:
+        return Verified.YES
+    unknown = any(step.outcome is Outcome.UNKNOWN for leg in (trace.forward, reply) if leg for step in leg.steps)
+    if unknown or any(other.hit.mend.change is None for other in causes):
+        return Verified.UNVERIFIABLE
+    return Verified.NO
+
+
+# --- gaps -----------------------------------------------------------------------------------------------------------
+
+
+def _gaps(case: Case, outcome: Result) -> tuple[GapView, ...]:
+    gaps: dict[tuple[str, str | None, str], GapView] = {}
+    for gap in (*case.before.gaps, *(case.after.gaps if case.after is not None else ()), *case.trace.gaps):
+        gaps[gap.section, gap.netns, gap.reason] = GapView(section=gap.section, netns=gap.netns, reason=gap.reason)
+    for capture in case.observation.captures if case.observation is not None else ():
+        if isinstance(capture, Blind):
+            view = GapView(section="capture", netns=capture.point, reason=capture.reason)
+            gaps["capture", capture.point, capture.reason] = view
+    if outcome is Result.INCONCLUSIVE:
+        for view in _why_inconclusive(case):
+            gaps[view.section, view.netns, view.reason] = view
+    return tuple(gaps.values())
+
+
+def _why_inconclusive(case: Case) -> list[GapView]:
+    """Say what keeps the answer open."""
+    trace, correlation = case.trace, case.correlation
+    found = []
+    for leg in (trace.forward, trace.reply):
+        for step in leg.steps if leg is not None else ():
+            if step.outcome is Outcome.UNKNOWN:
+                found.append(GapView(section="model", netns=None, reason=step.text))
+    if correlation.probed and correlation.forward_seen and not correlation.reply_seen:
+        found.append(
+            GapView(
+                section="probe",
+                netns=None,
+                reason="the packet was seen at the destination; whoever took it sent no answer, as UDP services may",
+            )
+        )
+    if trace.forward.end is LegEnd.NEEDS:
+        found.append(GapView(section="snapshot", netns=None, reason="a namespace on the way could not be read"))
+    return found
+
+
+# --- the question ---------------------------------------------------------------------------------------------------
+
+
+def _flow_view(case: Case) -> FlowView:
+    flow = case.flow
+    first = next((step.packet for step in case.trace.forward.steps if not step.packet.src.is_unspecified), None)
+    source = first.src if first is not None else flow.src.address
+    return FlowView(
+        src=_end_view(flow.src, source),
+        dst=_end_view(flow.dst, flow.dst.address),
+        proto=flow.proto,
+        sport=flow.sport,
+        dport=flow.dport,
+        size=flow.size,
+        family=flow.family,
+    )
+
+
+def _end_view(end: FlowEnd, address: IPAddress | None) -> FlowEndView:
+    kind = EndpointKind(end.kind)
+    return FlowEndView(kind=kind, name=end.name, id=end.id, netns=end.netns, address=address)
+
+
+__all__ = ["diagnose"]

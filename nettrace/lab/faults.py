@@ -1,0 +1,1400 @@
+"""The faults that a lab can have: what each does, with which commands, and what it looks like from outside.
+
+A fault is data: shell commands in the network namespace of the host, the internet or a container, with the lab's own
+names filled in (`{app.ip}`, see nettrace.lab.facts; doubled braces are single ones). `flow` is what to ask nettrace
+to see it; before the fault that flow is delivered, and after mending it is again. A fault without break commands is
+standing: its `setup` makes the circumstances once, and the flow is stopped by design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nettrace.errors import LabError
+from nettrace.lab.state import LabState, Step
+from nettrace.model.base import Model
+from nettrace.model.path import Direction, Segment
+
+__all__ = ["FAULTS", "Fault", "FaultFlow", "fault", "obstacle"]
+
+
+class FaultFlow(Model):
+    """What to ask: source, destination and further arguments of `nettrace path`."""
+
+    src: str
+    dst: str
+    args: tuple[str, ...] = ()
+
+
+class Fault(Model):
+    """One fault that a lab can have.
+
+    `code`, `segment` and `direction` are what the diagnosis must be. `kinds` are the lab's kinds that can have it,
+    `engines` the least and greatest major version of Docker, `iptables` the only back end that it can be made with.
+    `on_wire` is False when packets still pass and only the engine's account tells.
+    """
+
+    name: str
+    code: str
+    summary: str
+    flow: FaultFlow
+    segment: Segment
+    direction: Direction = Direction.FORWARD
+    break_commands: tuple[Step, ...] = ()
+    mend_commands: tuple[Step, ...] = ()
+    setup: tuple[Step, ...] = ()
+    kinds: tuple[str, ...] = ("docker", "none")
+    engines: tuple[int, int] | None = None
+    iptables: str | None = None
+    on_wire: bool = True
+
+    @property
+    def standing(self) -> bool:
+        """Whether the flow is stopped by design, with nothing to break."""
+        return not self.break_commands
+
+
+def fault(name: str) -> Fault:
+    """Return a fault by name; raises LabError when there is none."""
+    found = _BY_NAME.get(name)
+    if found is None:
+        near = [each for each in _BY_NAME if name in each or name in _BY_NAME[each].code]
+        hint = f"did you mean {', '.join(near[:4])}?" if near else "see `nettrace lab faults`"
+        raise LabError(f"there is no fault named {name}: {hint}")
+    return found
+
+
+def obstacle(wanted: Fault, lab: LabState) -> str | None:
+    """Return why a lab cannot have a fault, or None when it can."""
+    if lab.engine not in wanted.kinds:
+        return f"it needs a lab made with --engine {' or '.join(wanted.kinds)}"
+    if wanted.engines is not None and lab.docker_version is not None:
+        least, greatest = wanted.engines
+        if not least <= int(lab.docker_version.split(".")[0]) <= greatest:
+            return f"Docker {lab.docker_version} lays out its rules otherwise"
+    backend = "legacy" if lab.legacy_iptables else "nft"
+    if wanted.iptables not in (None, backend):
+        return f"it needs iptables' {wanted.iptables} back end"
+    return None
+
+
+def _at(where: str, *commands: str) -> tuple[Step, ...]:
+    return tuple(Step(where=where, command=command) for command in commands)
+
+
+def host(*commands: str) -> tuple[Step, ...]:
+    """Return steps in the host's namespace."""
+    return _at("host", *commands)
+
+
+def inet(*commands: str) -> tuple[Step, ...]:
+    """Return steps in the internet's namespace."""
+    return _at("inet", *commands)
+
+
+def inside(container: str, *commands: str) -> tuple[Step, ...]:
+    """Return steps in a container's namespace."""
+    return _at(container, *commands)
+
+
+OUT = FaultFlow(src="app", dst="8.8.8.8")
+OUT_HTTP = FaultFlow(src="app", dst="8.8.8.8", args=("--proto", "tcp", "--port", "80"))
+OUT_DNS = FaultFlow(src="app", dst="8.8.8.8", args=("--proto", "udp", "--port", "53"))
+OUT_BIG = FaultFlow(src="app", dst="8.8.8.8", args=("--size", "1500"))
+OUT6 = FaultFlow(src="c1", dst="2001:4860:4860::8888", args=("-6",))
+PEER = FaultFlow(src="app", dst="web")
+PEER_HTTP = FaultFlow(src="app", dst="web", args=("--proto", "tcp", "--port", "80"))
+PUBLISHED_OUTSIDE = FaultFlow(src="netns:{inet.path}", dst="{uplink.ip}", args=("--proto", "tcp", "--port", "8080"))
+PUBLISHED_HOST = FaultFlow(src="host", dst="{uplink.ip}", args=("--proto", "tcp", "--port", "8080"))
+
+#: A spare bridge without ports, with a subnet of its own: a network that leads nowhere.
+LAN9 = ("ip link add lan9 type bridge", "ip addr add 10.99.0.1/24 dev lan9", "ip link set lan9 up")
+HOST_DEFAULT = "ip route replace default via {uplink.gateway} dev {uplink.dev}"
+HOST_DEFAULT6 = "ip -6 route replace default via {uplink.gateway6} dev {uplink.dev}"
+APP_DEFAULT = "ip route replace default via {app.gateway} dev eth0"
+#: Lest the host, asking for the container again, tell it the bridge's MAC address.
+FORGET = "ip neigh flush dev {app.bridge}"
+NOBODY = "02:00:00:00:00:99"
+
+
+def _toggle(add: str, rule: str) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Return how an iptables rule is put first in its chain on the host, and how it is deleted again."""
+    table, chain = add.split()
+    tool = f"iptables -t {table}"
+    return host(f"{tool} -I {chain} {rule}"), host(f"{tool} -D {chain} {rule}")
+
+
+def _rule_drop(
+    name: str,
+    summary: str,
+    chain: str,
+    rule: str,
+    *,
+    flow: FaultFlow = OUT,
+    segment: Segment = Segment.HOST,
+    direction: Direction = Direction.FORWARD,
+    code: str = "filter.rule-drop",
+) -> Fault:
+    """Return a fault that is one iptables rule at the head of "table CHAIN" on the host."""
+    made, undone = _toggle(chain, rule)
+    return Fault(
+        name=name,
+        code=code,
+        summary=summary,
+        flow=flow,
+        segment=segment,
+        direction=direction,
+        break_commands=made,
+        mend_commands=undone,
+    )
+
+
+def _saved(name: str, *commands: str) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Return steps that save all rules of both families before the commands, and steps that load them again."""
+    four, six = f"{{dir}}/{name}.iptables", f"{{dir}}/{name}.ip6tables"
+    return (
+        host(f"iptables-save > {four}", f"ip6tables-save > {six}", *commands),
+        host(f"iptables-restore < {four}", f"ip6tables-restore < {six}"),
+    )
+
+
+def _nat() -> Iterable[Fault]:
+    masquerade = "POSTROUTING -s {app.subnet} ! -o {app.bridge} -j MASQUERADE"
+    yield Fault(
+        name="masquerade-deleted",
+        code="nat.masquerade-missing",
+        summary="the MASQUERADE rule of docker0's subnet is deleted",
+        flow=OUT,
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        break_commands=host(f"iptables -t nat -D {masquerade}"),
+        mend_commands=host(f"iptables -t nat -A {masquerade}"),
+    )
+    flushed, restored = _saved("masquerade-flushed", "iptables -t nat -F POSTROUTING")
+    yield Fault(
+        name="masquerade-flushed",
+        code="nat.masquerade-missing",
+        summary="nat POSTROUTING is flushed",
+        flow=OUT_HTTP,
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        break_commands=flushed,
+        mend_commands=restored,
+    )
+    yield Fault(
+        name="masquerade-narrowed",
+        code="nat.masquerade-missing",
+        summary="MASQUERADE is left for TCP only, and ICMP leaves untranslated",
+        flow=OUT,
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        break_commands=host(
+            "iptables -t nat -A POSTROUTING -s {app.subnet} ! -o {app.bridge} -p tcp -j MASQUERADE",
+            f"iptables -t nat -D {masquerade}",
+        ),
+        mend_commands=host(
+            f"iptables -t nat -A {masquerade}",
+            "iptables -t nat -D POSTROUTING -s {app.subnet} ! -o {app.bridge} -p tcp -j MASQUERADE",
+        ),
+    )
+    for name, summary, rule in (
+        ("masquerade-accepted-first", "an earlier ACCEPT in nat POSTROUTING hides MASQUERADE", "-j ACCEPT"),
+        ("masquerade-returned-first", "an earlier RETURN in nat POSTROUTING hides MASQUERADE", "-j RETURN"),
+        (
+            "snat-wrong-address",
+            "an earlier SNAT gives an address that nobody routes here",
+            "-o {uplink.dev} -j SNAT --to-source 192.0.2.77",
+        ),
+    ):
+        yield _rule_drop(
+            name,
+            summary,
+            "nat POSTROUTING",
+            f"-s {{app.subnet}} {rule}",
+            code="nat.masquerade-shadowed",
+            segment=Segment.REMOTE,
+            direction=Direction.REPLY,
+        )
+    yield Fault(
+        name="masquerade-off-by-option",
+        code="nat.return-route-missing",
+        summary="a network made with enable_ip_masquerade=false, which the far side has no route back to",
+        flow=FaultFlow(src="routed", dst="8.8.8.8"),
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        setup=host(
+            "docker network inspect nomasq >/dev/null 2>&1 || docker network create --subnet 172.21.0.0/16 "
+            "-o com.docker.network.bridge.enable_ip_masquerade=false nomasq",
+            "docker inspect routed >/dev/null 2>&1 || docker run -d --name routed --stop-signal KILL --network nomasq "
+            "busybox tail -f /dev/null",
+        ),
+        kinds=("docker",),
+    )
+    dnat = "DOCKER ! -i {web.bridge} -p tcp -m tcp --dport 8080 -j DNAT --to-destination {web.ip}:80"
+    stale = "DOCKER ! -i {web.bridge} -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.99:80"
+    yield Fault(
+        name="dnat-deleted",
+        code="nat.dnat-missing",
+        summary="the DNAT of the published port 8080 is deleted (no userland proxy stands in)",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.HOST,
+        break_commands=host(f"iptables -t nat -D {dnat}"),
+        mend_commands=host(f"iptables -t nat -A {dnat}"),
+        kinds=("none",),
+    )
+    yield Fault(
+        name="dnat-deleted-locally",
+        code="nat.dnat-missing",
+        summary="nobody jumps to the nat chain DOCKER for the host's own packets",
+        flow=PUBLISHED_HOST,
+        segment=Segment.HOST,
+        break_commands=host("iptables -t nat -D OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER"),
+        mend_commands=host("iptables -t nat -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER"),
+        kinds=("none",),
+    )
+    yield Fault(
+        name="dnat-stale",
+        code="nat.dnat-stale",
+        summary="the DNAT of the published port points at an address that no container has",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.BRIDGE,
+        break_commands=host(f"iptables -t nat -D {dnat}", f"iptables -t nat -A {stale}"),
+        mend_commands=host(f"iptables -t nat -D {stale}", f"iptables -t nat -A {dnat}"),
+    )
+    made, undone = _toggle("nat DOCKER", "-p tcp --dport 8080 -j REDIRECT --to-ports 9")
+    yield Fault(
+        name="dnat-redirected",
+        code="nat.dnat-shadowed",
+        summary="an earlier REDIRECT takes the published port",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.HOST,
+        break_commands=made,
+        mend_commands=undone,
+    )
+    made, undone = _toggle("nat DOCKER", "-j RETURN")
+    yield Fault(
+        name="dnat-returned-first",
+        code="nat.dnat-shadowed",
+        summary="an earlier RETURN in the nat chain DOCKER hides every published port",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.HOST,
+        break_commands=made,
+        mend_commands=undone,
+        kinds=("none",),
+    )
+    yield Fault(
+        name="masquerade6-deleted",
+        code="nat.masquerade-missing",
+        summary="the IPv6 MASQUERADE rule of net1 is deleted",
+        flow=OUT6,
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        break_commands=host("ip6tables -t nat -D POSTROUTING -s {c1.subnet6} ! -o {c1.bridge} -j MASQUERADE"),
+        mend_commands=host("ip6tables -t nat -A POSTROUTING -s {c1.subnet6} ! -o {c1.bridge} -j MASQUERADE"),
+        kinds=("none",),
+    )
+    yield Fault(
+        name="published-from-neighbour",
+        code="nat.hairpin-missing",
+        summary="a neighbour on the same bridge gets no DNAT, and no userland proxy stands in",
+        flow=FaultFlow(src="app", dst="{uplink.ip}", args=("--proto", "tcp", "--port", "8080")),
+        segment=Segment.HOST,
+        kinds=("none",),
+    )
+    made, undone = _toggle("nat POSTROUTING", "-s {app.subnet} -p tcp --dport 80 -j SNAT --to-source {uplink.ip}:40000")
+    held = "-p tcp -s 10.9.9.9 -d 8.8.8.8 --sport 1 --dport 80"
+    yield Fault(
+        name="snat-port-exhausted",
+        code="nat.port-exhausted",
+        summary="an SNAT rule has a single port, and another connection holds it",
+        flow=OUT_HTTP,
+        segment=Segment.EGRESS,
+        break_commands=made
+        + host(
+            f"conntrack -I {held} -r 8.8.8.8 -q {{uplink.ip}} --reply-port-src 80 --reply-port-dst 40000 "
+            "--timeout 600 --state ESTABLISHED --status SEEN_REPLY,ASSURED"
+        ),
+        mend_commands=undone + host(f"conntrack -D {held}"),
+    )
+    yield Fault(
+        name="invalid-drop",
+        code="conntrack.invalid-drop",
+        summary="requests bypass conntrack, so their replies are INVALID, which FORWARD drops",
+        flow=PEER,
+        segment=Segment.BRIDGE,
+        direction=Direction.REPLY,
+        break_commands=host(
+            "iptables -t raw -I PREROUTING -i {app.bridge} -d {web.ip} -p icmp -j NOTRACK",
+            "iptables -I FORWARD -m conntrack --ctstate INVALID -j DROP",
+        ),
+        mend_commands=host(
+            "iptables -D FORWARD -m conntrack --ctstate INVALID -j DROP",
+            "iptables -t raw -D PREROUTING -i {app.bridge} -d {web.ip} -p icmp -j NOTRACK",
+        ),
+    )
+    fill = (
+        "i=0; max=$(cat /proc/sys/net/netfilter/nf_conntrack_max); { while [ $i -le $max ]; do "
+        'echo "-I -p udp -s 10.$((i>>16&255)).$((i>>8&255)).$((i&255)) -d 198.51.100.1 --sport 1 --dport 1 '
+        '--timeout 3600 --status SEEN_REPLY,ASSURED"; i=$((i+1)); done; } | conntrack --load-file - >/dev/null 2>&1; '
+        "[ $(cat /proc/sys/net/netfilter/nf_conntrack_count) -ge $max ]"
+    )
+    yield Fault(
+        name="conntrack-full",
+        code="conntrack.table-full",
+        summary="the connection table is filled with assured entries up to nf_conntrack_max",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(fill.replace("{", "{{").replace("}", "}}")),
+        mend_commands=host("conntrack -F"),
+    )
+
+
+def _filters() -> Iterable[Fault]:
+    yield Fault(
+        name="icc-disabled",
+        code="filter.icc-disabled",
+        summary="a network made with enable_icc=false keeps its containers apart",
+        flow=FaultFlow(src="n1", dst="n2"),
+        segment=Segment.BRIDGE,
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="networks-isolated",
+        code="filter.network-isolation",
+        summary="Docker's isolation chains keep two bridge networks apart",
+        flow=FaultFlow(src="c1", dst="{web.ip}", args=("--proto", "tcp", "--port", "80")),
+        segment=Segment.HOST,
+        engines=(1, 27),
+    )
+    yield Fault(
+        name="direct-access-between-networks",
+        code="filter.direct-access-drop",
+        summary="Docker's raw table drops what comes for a container from another network",
+        flow=FaultFlow(src="c1", dst="{web.ip}", args=("--proto", "tcp", "--port", "80")),
+        segment=Segment.HOST,
+        kinds=("docker",),
+        engines=(28, 99),
+    )
+    yield Fault(
+        name="direct-access-from-outside",
+        code="filter.direct-access-drop",
+        summary="Docker's raw table drops what comes for a container's own address from outside",
+        flow=FaultFlow(src="netns:{inet.path}", dst="{web.ip}", args=("--proto", "tcp", "--port", "80")),
+        segment=Segment.HOST,
+        setup=inet("ip route replace {web.ip}/32 via {uplink.ip}"),
+        kinds=("docker",),
+        engines=(28, 99),
+    )
+    yield Fault(
+        name="network-internal",
+        code="filter.internal-network",
+        summary="an --internal network has no way out",
+        flow=FaultFlow(src="s1", dst="8.8.8.8"),
+        segment=Segment.SOURCE,
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="accept-deleted",
+        code="filter.forward-policy-drop",
+        summary="FORWARD's policy is DROP, and the rule that lets docker0 out is deleted",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host("iptables -D {rules.forward} {rules.accept_out}"),
+        mend_commands=host("iptables -A {rules.forward} {rules.accept_out}"),
+    )
+    established = "FORWARD -o {app.bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    yield Fault(
+        name="established-accept-deleted",
+        code="filter.forward-policy-drop",
+        summary="FORWARD's policy is DROP, and the rule that lets replies back to docker0 is deleted",
+        flow=OUT,
+        segment=Segment.HOST,
+        direction=Direction.REPLY,
+        break_commands=host(f"iptables -D {established}"),
+        mend_commands=host(f"iptables -A {established}"),
+        engines=(1, 27),
+    )
+    flushed, restored = _saved("forward-flushed", "iptables -F FORWARD")
+    yield Fault(
+        name="forward-flushed",
+        code="filter.docker-rules-missing",
+        summary="another tool flushes FORWARD, whose policy stays DROP",
+        flow=OUT_HTTP,
+        segment=Segment.HOST,
+        break_commands=flushed,
+        mend_commands=restored,
+        engines=(1, 27),
+    )
+    flushed, restored = _saved("ruleset-flushed", "nft flush ruleset")
+    yield Fault(
+        name="ruleset-flushed",
+        code="filter.docker-rules-missing",
+        summary="a firewall's reload flushes the whole ruleset (nft flush ruleset)",
+        flow=OUT,
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        break_commands=flushed,
+        mend_commands=restored,
+        iptables="nft",
+    )
+    yield Fault(
+        name="docker-jump-deleted",
+        code="filter.docker-chains-bypassed",
+        summary="nothing jumps to the chain DOCKER-FORWARD any more",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host("iptables -D FORWARD -j DOCKER-FORWARD"),
+        mend_commands=host("iptables -A FORWARD -j DOCKER-FORWARD"),
+        kinds=("docker",),
+        engines=(28, 99),
+    )
+    yield Fault(
+        name="docker-chain-jump-deleted",
+        code="filter.docker-chains-bypassed",
+        summary="nothing jumps to the chain DOCKER, which accepts published ports, any more",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.HOST,
+        break_commands=host("iptables -D FORWARD -o {web.bridge} -j DOCKER"),
+        mend_commands=host("iptables -A FORWARD -o {web.bridge} -j DOCKER"),
+        engines=(1, 27),
+    )
+    yield Fault(
+        name="bridged-frames-meet-forward",
+        code="sysctl.bridge-nf-call-on",
+        summary="bridged frames pass iptables, and the accept for docker0's own is deleted",
+        flow=PEER,
+        segment=Segment.BRIDGE,
+        break_commands=host("iptables -D FORWARD -i {app.bridge} -o {app.bridge} -j ACCEPT"),
+        mend_commands=host("iptables -A FORWARD -i {app.bridge} -o {app.bridge} -j ACCEPT"),
+        engines=(1, 27),
+    )
+    yield from _rules()
+
+
+def _rules() -> Iterable[Fault]:
+    source = "-s {app.ip}"
+    yield _rule_drop("forward-drop", "a DROP for the container heads FORWARD", "filter FORWARD", f"{source} -j DROP")
+    yield _rule_drop(
+        "docker-user-drop",
+        "a DROP for the container stands in DOCKER-USER",
+        "filter DOCKER-USER",
+        f"{source} -d 8.8.8.8 -j DROP",
+    )
+    yield _rule_drop(
+        "docker-user-reject",
+        "a REJECT with a TCP reset stands in DOCKER-USER",
+        "filter DOCKER-USER",
+        "-i {app.bridge} -p tcp --dport 80 -j REJECT --reject-with tcp-reset",
+        flow=OUT_HTTP,
+    )
+    yield _rule_drop(
+        "mangle-prerouting-drop",
+        "mangle PREROUTING drops ICMP from docker0",
+        "mangle PREROUTING",
+        "-i {app.bridge} -p icmp -j DROP",
+    )
+    yield _rule_drop(
+        "mangle-forward-drop",
+        "mangle FORWARD drops DNS queries",
+        "mangle FORWARD",
+        "-p udp --dport 53 -j DROP",
+        flow=OUT_DNS,
+    )
+    yield _rule_drop("raw-drop", "raw PREROUTING drops the container's packets", "raw PREROUTING", f"{source} -j DROP")
+    yield _rule_drop(
+        "postrouting-drop",
+        "mangle POSTROUTING drops on the way out of the uplink",
+        "mangle POSTROUTING",
+        f"-o {{uplink.dev}} {source} -j DROP",
+        segment=Segment.EGRESS,
+    )
+    yield _rule_drop(
+        "reply-drop",
+        "FORWARD drops what comes back for the container",
+        "filter FORWARD",
+        "-i {uplink.dev} -d {app.ip} -j DROP",
+        direction=Direction.REPLY,
+    )
+    yield _rule_drop(
+        "published-port-drop",
+        "DOCKER-USER drops what comes for the published port from outside",
+        "filter DOCKER-USER",
+        "-i {uplink.dev} -p tcp --dport 80 -j DROP",
+        flow=PUBLISHED_OUTSIDE,
+    )
+    yield _rule_drop(
+        "host-output-drop",
+        "the host's own OUTPUT drops",
+        "filter OUTPUT",
+        "-d 8.8.8.8 -j DROP",
+        flow=FaultFlow(src="host", dst="8.8.8.8"),
+        segment=Segment.SOURCE,
+    )
+    yield Fault(
+        name="forward6-drop",
+        code="filter.rule-drop",
+        summary="ip6tables FORWARD drops what the container sends",
+        flow=OUT6,
+        segment=Segment.HOST,
+        break_commands=host("ip6tables -I FORWARD -s {c1.ip6} -j DROP"),
+        mend_commands=host("ip6tables -D FORWARD -s {c1.ip6} -j DROP"),
+        kinds=("none",),
+    )
+    yield _rule_drop(
+        "input-drop",
+        "INPUT drops what containers send to the host",
+        "filter INPUT",
+        "-i {app.bridge} -j DROP",
+        flow=FaultFlow(src="app", dst="{app.gateway}"),
+        code="filter.input-drop",
+    )
+    yield Fault(
+        name="marked-drop",
+        code="filter.rule-drop",
+        summary="mangle marks the packet, and FORWARD drops by the mark",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(
+            "iptables -t mangle -I PREROUTING -s {app.ip} -j MARK --set-mark 0x99",
+            "iptables -I FORWARD -m mark --mark 0x99 -j DROP",
+        ),
+        mend_commands=host(
+            "iptables -D FORWARD -m mark --mark 0x99 -j DROP",
+            "iptables -t mangle -D PREROUTING -s {app.ip} -j MARK --set-mark 0x99",
+        ),
+    )
+    yield Fault(
+        name="user-chain-drop",
+        code="filter.rule-drop",
+        summary="FORWARD jumps to a chain of the user's that drops the destination",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(
+            "iptables -N BLOCKLIST", "iptables -A BLOCKLIST -d 8.8.8.0/24 -j DROP", "iptables -I FORWARD -j BLOCKLIST"
+        ),
+        mend_commands=host("iptables -D FORWARD -j BLOCKLIST", "iptables -F BLOCKLIST", "iptables -X BLOCKLIST"),
+    )
+    yield Fault(
+        name="ipset-drop",
+        code="filter.rule-drop",
+        summary="FORWARD drops members of an ipset",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(
+            "ipset create blocked hash:ip",
+            "ipset add blocked {app.ip}",
+            "iptables -I FORWARD -m set --match-set blocked src -j DROP",
+        ),
+        mend_commands=host("iptables -D FORWARD -m set --match-set blocked src -j DROP", "ipset destroy blocked"),
+    )
+    yield Fault(
+        name="nft-table-drop",
+        code="filter.rule-drop",
+        summary="an nft table of the user's drops in forward at an odd priority",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(
+            "nft 'add table inet guard; add chain inet guard pass {{ type filter hook forward priority -7; }}; "
+            "add rule inet guard pass ip saddr {app.ip} counter drop'"
+        ),
+        mend_commands=host("nft delete table inet guard"),
+    )
+    yield Fault(
+        name="nft-prerouting-drop",
+        code="filter.rule-drop",
+        summary="an nft table of the user's drops a set of destinations in prerouting, after conntrack",
+        flow=OUT_HTTP,
+        segment=Segment.HOST,
+        break_commands=host(
+            "nft 'add table ip guard; add set ip guard bad {{ type ipv4_addr; flags interval; elements = "
+            "{{ 8.8.8.0/24 }}; }}; add chain ip guard pre {{ type filter hook prerouting priority -123; }}; "
+            'add rule ip guard pre iifname "{app.bridge}" ip daddr @bad drop\''
+        ),
+        mend_commands=host("nft delete table ip guard"),
+    )
+    yield Fault(
+        name="backend-split",
+        code="filter.backend-split",
+        summary="Docker's rules are nft's, and iptables-legacy drops the same packets",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host("iptables-legacy -I FORWARD -s {app.ip} -j DROP"),
+        mend_commands=host("iptables-legacy -D FORWARD -s {app.ip} -j DROP"),
+        iptables="nft",
+    )
+    yield Fault(
+        name="backend-split-reversed",
+        code="filter.backend-split",
+        summary="Docker's rules are legacy ones, and iptables-nft drops the same packets",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host("iptables-nft -I FORWARD -s {app.ip} -j DROP"),
+        mend_commands=host("iptables-nft -D FORWARD -s {app.ip} -j DROP"),
+        iptables="legacy",
+    )
+    yield Fault(
+        name="ufw-drop",
+        code="filter.foreign-firewall",
+        summary="ufw's chains stand before Docker's and drop routed traffic",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(
+            "iptables -N ufw-before-forward",
+            "iptables -N ufw-user-forward",
+            "iptables -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "iptables -A ufw-before-forward -j ufw-user-forward",
+            "iptables -A ufw-user-forward -s {app.subnet} -j DROP",
+            "iptables -I FORWARD -j ufw-before-forward",
+        ),
+        mend_commands=host(
+            "iptables -D FORWARD -j ufw-before-forward",
+            "iptables -F ufw-before-forward",
+            "iptables -F ufw-user-forward",
+            "iptables -X ufw-before-forward",
+            "iptables -X ufw-user-forward",
+        ),
+    )
+    yield Fault(
+        name="firewalld-drop",
+        code="filter.foreign-firewall",
+        summary="firewalld's nft table rejects what it has no zone for",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(
+            "nft 'add table inet firewalld; "
+            "add chain inet firewalld filter_FORWARD {{ type filter hook forward priority filter + 10; }}; "
+            "add rule inet firewalld filter_FORWARD ct state {{ established, related }} accept; "
+            'add rule inet firewalld filter_FORWARD iifname "{app.bridge}" reject with icmpx admin-prohibited\''
+        ),
+        mend_commands=host("nft delete table inet firewalld"),
+    )
+    yield Fault(
+        name="source-output-drop",
+        code="filter.container-drop",
+        summary="OUTPUT inside the source container drops",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=inside("app", "iptables -A OUTPUT -d 8.8.8.8 -j DROP"),
+        mend_commands=inside("app", "iptables -D OUTPUT -d 8.8.8.8 -j DROP"),
+    )
+    yield Fault(
+        name="destination-input-drop",
+        code="filter.container-drop",
+        summary="INPUT inside the destination container drops",
+        flow=PEER_HTTP,
+        segment=Segment.DESTINATION,
+        break_commands=inside("web", "iptables -A INPUT -p tcp --dport 80 -j DROP"),
+        mend_commands=inside("web", "iptables -D INPUT -p tcp --dport 80 -j DROP"),
+    )
+    yield Fault(
+        name="destination-output-drop",
+        code="filter.container-drop",
+        summary="an nft table inside the destination container drops what it answers",
+        flow=PEER,
+        segment=Segment.DESTINATION,
+        direction=Direction.REPLY,
+        break_commands=inside(
+            "web",
+            "nft 'add table ip guard; add chain ip guard out {{ type filter hook output priority 0; }}; "
+            "add rule ip guard out icmp type echo-reply drop'",
+        ),
+        mend_commands=inside("web", "nft delete table ip guard"),
+    )
+    yield Fault(
+        name="ebtables-drop",
+        code="bridge.filter-drop",
+        summary="ebtables drops the container's frames on the bridge",
+        flow=PEER,
+        segment=Segment.BRIDGE,
+        break_commands=host("ebtables -A FORWARD -s {app.mac} -j DROP"),
+        mend_commands=host("ebtables -D FORWARD -s {app.mac} -j DROP"),
+    )
+    yield Fault(
+        name="nft-bridge-drop",
+        code="bridge.filter-drop",
+        summary="an nft table of family bridge drops the container's IP frames",
+        flow=PEER_HTTP,
+        segment=Segment.BRIDGE,
+        break_commands=host(
+            "nft 'add table bridge guard; add chain bridge guard pass {{ type filter hook forward priority 0; }}; "
+            "add rule bridge guard pass ip saddr {app.ip} tcp dport 80 drop'"
+        ),
+        mend_commands=host("nft delete table bridge guard"),
+    )
+
+
+def _mtu() -> Iterable[Fault]:
+    yield Fault(
+        name="uplink-mtu",
+        code="mtu.mismatch",
+        summary="the uplink's MTU is 1400, the containers' is 1500",
+        flow=OUT_BIG,
+        segment=Segment.EGRESS,
+        break_commands=host("ip link set {uplink.dev} mtu 1400"),
+        mend_commands=host("ip link set {uplink.dev} mtu 1500") + inside("app", "ip route flush cache"),
+    )
+    made, undone = _toggle("filter OUTPUT", "-p icmp --icmp-type fragmentation-needed -j DROP")
+    yield Fault(
+        name="mtu-black-hole",
+        code="mtu.black-hole",
+        summary="the uplink's MTU is 1400, and the ICMP that would say so is dropped",
+        flow=OUT_BIG,
+        segment=Segment.EGRESS,
+        break_commands=host("ip link set {uplink.dev} mtu 1400") + made,
+        mend_commands=undone + host("ip link set {uplink.dev} mtu 1500"),
+    )
+    yield Fault(
+        name="veth-mtu-small",
+        code="mtu.veth-mismatch",
+        summary="the host's end of the veth has MTU 1400, the container's end 1500",
+        flow=OUT_BIG,
+        segment=Segment.BRIDGE,
+        break_commands=host("ip link set {app.veth} mtu 1400"),
+        mend_commands=host("ip link set {app.veth} mtu 1500"),
+    )
+    yield Fault(
+        name="eth0-mtu-large",
+        code="mtu.veth-mismatch",
+        summary="the container's eth0 has MTU 9000, the host's end and the bridge 1500",
+        flow=FaultFlow(src="app", dst="web", args=("--size", "4000")),
+        segment=Segment.BRIDGE,
+        setup=inside("app", "ip link set eth0 mtu 9000") + inside("web", "ip link set eth0 mtu 9000"),
+    )
+
+
+def _routes() -> Iterable[Fault]:
+    yield Fault(
+        name="container-default-deleted",
+        code="route.missing",
+        summary="the container's default route is deleted",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=inside("app", "ip route del default"),
+        mend_commands=inside("app", APP_DEFAULT),
+    )
+    yield Fault(
+        name="host-default-deleted",
+        code="route.missing",
+        summary="the host's default route is deleted",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host("ip route del default"),
+        mend_commands=host(HOST_DEFAULT),
+    )
+    yield Fault(
+        name="host-default6-deleted",
+        code="route.missing",
+        summary="the host's IPv6 default route is deleted",
+        flow=OUT6,
+        segment=Segment.HOST,
+        break_commands=host("ip -6 route del default"),
+        mend_commands=host(HOST_DEFAULT6),
+        kinds=("none",),
+    )
+    yield Fault(
+        name="host-route-wrong-device",
+        code="route.wrong-device",
+        summary="a more specific route on the host leads to another network",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(*LAN9, "ip route add 8.8.8.0/24 dev lan9"),
+        mend_commands=host("ip link del lan9"),
+    )
+    yield Fault(
+        name="container-route-wrong-device",
+        code="route.wrong-device",
+        summary="a more specific route in the container leads to another interface",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=inside("app", *LAN9, "ip route add 8.8.8.0/24 dev lan9"),
+        mend_commands=inside("app", "ip link del lan9"),
+    )
+    yield Fault(
+        name="wrong-gateway",
+        code="route.wrong-gateway",
+        summary="the container's default route leads to a neighbour that does not forward",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=inside("web", "sysctl -qw net.ipv4.ip_forward=0")
+        + inside("app", "ip route replace default via {web.ip} dev eth0"),
+        mend_commands=inside("app", APP_DEFAULT),
+    )
+    yield Fault(
+        name="uplink-gateway-absent",
+        code="neigh.unresolved",
+        summary="the host's default gateway is an address that nobody holds",
+        flow=OUT,
+        segment=Segment.EGRESS,
+        break_commands=host("ip route replace default via 203.0.113.99 dev {uplink.dev}"),
+        mend_commands=host(HOST_DEFAULT),
+    )
+    for name, where, kind, segment in (
+        ("host-blackhole", "host", "blackhole", Segment.HOST),
+        ("host-unreachable", "host", "unreachable", Segment.HOST),
+        ("host-prohibit", "host", "prohibit", Segment.HOST),
+        ("container-blackhole", "app", "blackhole", Segment.SOURCE),
+    ):
+        yield Fault(
+            name=name,
+            code="route.blackhole",
+            summary=f"a route of type {kind} covers the destination, {'on the host' if where == 'host' else 'inside'}",
+            flow=OUT,
+            segment=segment,
+            break_commands=_at(where, f"ip route add {kind} 8.8.8.0/24"),
+            mend_commands=_at(where, f"ip route del {kind} 8.8.8.0/24"),
+        )
+    yield Fault(
+        name="policy-rule",
+        code="route.policy-rule",
+        summary="an ip rule sends the containers' packets to a table without a way out",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(
+            "ip route add unreachable default table 100", "ip rule add from {app.subnet} table 100 priority 100"
+        ),
+        mend_commands=host("ip rule del priority 100", "ip route del unreachable default table 100"),
+    )
+    yield Fault(
+        name="policy-rule-prohibit",
+        code="route.policy-rule",
+        summary="an ip rule prohibits what comes in from docker0",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host("ip rule add iif {app.bridge} prohibit priority 90"),
+        mend_commands=host("ip rule del priority 90"),
+    )
+    yield Fault(
+        name="default-hijacked",
+        code="route.default-hijacked",
+        summary="the host's default route leads into a container's veth",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host("ip route replace default dev {web.veth}"),
+        mend_commands=host("ip route del default dev {web.veth}", HOST_DEFAULT),
+    )
+    yield Fault(
+        name="subnet-overlap",
+        code="route.subnet-overlap",
+        summary="a VPN's route covers part of docker0's subnet, and replies follow it",
+        flow=OUT,
+        segment=Segment.HOST,
+        direction=Direction.REPLY,
+        break_commands=host("ip route add 172.17.0.0/24 via {uplink.gateway}"),
+        mend_commands=host("ip route del 172.17.0.0/24 via {uplink.gateway}"),
+    )
+    yield Fault(
+        name="reply-asymmetric",
+        code="route.reply-asymmetric",
+        summary="an ip rule sends replies that come in on the uplink to a network that leads nowhere",
+        flow=OUT,
+        segment=Segment.HOST,
+        direction=Direction.REPLY,
+        break_commands=host(
+            *LAN9, "ip route add default dev lan9 table 101", "ip rule add iif {uplink.dev} table 101 priority 101"
+        ),
+        mend_commands=host("ip rule del priority 101", "ip link del lan9"),
+    )
+    yield Fault(
+        name="route-loop",
+        code="route.loop",
+        summary="the internet routes the address back to the host, which routes it to the internet",
+        flow=OUT,
+        segment=Segment.REMOTE,
+        break_commands=inet("ip addr del 8.8.8.8/32 dev lo", "ip route add 8.8.8.8/32 via {uplink.ip}"),
+        mend_commands=inet("ip route del 8.8.8.8/32 via {uplink.ip}", "ip addr add 8.8.8.8/32 dev lo"),
+    )
+
+
+def _sysctls() -> Iterable[Fault]:
+    yield Fault(
+        name="ip-forward-off",
+        code="sysctl.ip-forward-off",
+        summary="the host does not forward IPv4",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host("sysctl -qw net.ipv4.ip_forward=0"),
+        mend_commands=host("sysctl -qw net.ipv4.ip_forward=1"),
+    )
+    yield Fault(
+        name="ipv6-forward-off",
+        code="sysctl.ip-forward-off",
+        summary="the host does not forward IPv6",
+        flow=OUT6,
+        segment=Segment.HOST,
+        break_commands=host("sysctl -qw net.ipv6.conf.all.forwarding=0"),
+        mend_commands=host("sysctl -qw net.ipv6.conf.all.forwarding=1", HOST_DEFAULT6),
+        kinds=("none",),
+    )
+    yield Fault(
+        name="bridge-forwarding-off",
+        code="sysctl.interface-forwarding-off",
+        summary="forwarding is off on docker0 alone",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host("sysctl -qw net.ipv4.conf.{app.bridge}.forwarding=0"),
+        mend_commands=host("sysctl -qw net.ipv4.conf.{app.bridge}.forwarding=1"),
+    )
+    yield Fault(
+        name="rp-filter-bridge",
+        code="sysctl.rp-filter",
+        summary="docker0 filters strictly by reverse path, and the way back to the container is another",
+        flow=OUT,
+        segment=Segment.HOST,
+        break_commands=host(
+            *LAN9, "ip route add {app.ip}/32 dev lan9", "sysctl -qw net.ipv4.conf.{app.bridge}.rp_filter=1"
+        ),
+        mend_commands=host("sysctl -qw net.ipv4.conf.{app.bridge}.rp_filter=2", "ip link del lan9"),
+    )
+    yield Fault(
+        name="rp-filter-uplink",
+        code="sysctl.rp-filter",
+        summary="the uplink filters strictly by reverse path, and drops replies from where the host would not send",
+        flow=OUT,
+        segment=Segment.HOST,
+        direction=Direction.REPLY,
+        break_commands=host(
+            *LAN9,
+            "ip route add default via {uplink.gateway} dev {uplink.dev} table 102",
+            # By mark: the kernel's reverse lookup takes the outgoing device for iif, but does not know the mark.
+            "iptables -t mangle -I PREROUTING -i {app.bridge} -j MARK --set-mark 0x66",
+            "ip rule add fwmark 0x66 table 102 priority 102",
+            "ip route add 8.8.8.0/24 dev lan9",
+            "sysctl -qw net.ipv4.conf.{uplink.dev}.rp_filter=1",
+        ),
+        mend_commands=host(
+            "sysctl -qw net.ipv4.conf.{uplink.dev}.rp_filter=2",
+            "iptables -t mangle -D PREROUTING -i {app.bridge} -j MARK --set-mark 0x66",
+            "ip rule del priority 102",
+            "ip route flush table 102",
+            "ip link del lan9",
+        ),
+    )
+    yield Fault(
+        name="arp-ignore",
+        code="sysctl.arp-ignore",
+        summary="the bridge does not answer ARP for its gateway address",
+        flow=OUT,
+        segment=Segment.BRIDGE,
+        break_commands=host("sysctl -qw net.ipv4.conf.{app.bridge}.arp_ignore=8", FORGET)
+        + inside("app", "ip neigh flush dev eth0"),
+        mend_commands=host("sysctl -qw net.ipv4.conf.{app.bridge}.arp_ignore=0")
+        + inside("app", "ip neigh flush dev eth0"),
+    )
+    yield Fault(
+        name="ipv6-disabled",
+        code="sysctl.ipv6-disabled",
+        summary="IPv6 is switched off in a container of an IPv6 network",
+        flow=OUT6,
+        segment=Segment.SOURCE,
+        break_commands=inside("c1", "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1"),
+        mend_commands=inside(
+            "c1",
+            "sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0",
+            "ip addr add {c1.cidr6} dev eth0 nodad",
+            "ip -6 route replace default via {c1.gateway6} dev eth0",
+        ),
+        kinds=("none",),
+    )
+
+
+def _links() -> Iterable[Fault]:
+    yield Fault(
+        name="container-eth0-down",
+        code="link.down",
+        summary="the container's eth0 is down",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=inside("app", "ip link set eth0 down"),
+        mend_commands=inside("app", "ip link set eth0 up", APP_DEFAULT),
+    )
+    yield Fault(
+        name="host-veth-down",
+        code="link.down",
+        summary="the host's end of the container's veth is down",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=host("ip link set {app.veth} down"),
+        mend_commands=host("ip link set {app.veth} up"),
+    )
+    yield Fault(
+        name="bridge-down",
+        code="link.down",
+        summary="docker0 is down",
+        flow=OUT,
+        segment=Segment.BRIDGE,
+        break_commands=host("ip link set {app.bridge} down"),
+        mend_commands=host("ip link set {app.bridge} up"),
+    )
+    yield Fault(
+        name="uplink-down",
+        code="link.down",
+        summary="the host's uplink is down",
+        flow=OUT,
+        segment=Segment.EGRESS,
+        break_commands=host("ip link set {uplink.dev} down"),
+        mend_commands=host(
+            "ip link set {uplink.dev} up",
+            HOST_DEFAULT,
+            "ip -6 addr replace {uplink.ip6}/64 dev {uplink.dev} nodad",
+            HOST_DEFAULT6,
+        ),
+    )
+    yield Fault(
+        name="peer-eth0-down",
+        code="link.down",
+        summary="the destination container's eth0 is down",
+        flow=PEER,
+        segment=Segment.DESTINATION,
+        break_commands=inside("web", "ip link set eth0 down"),
+        mend_commands=inside("web", "ip link set eth0 up", "ip route replace default via {web.gateway} dev eth0"),
+    )
+    yield Fault(
+        name="uplink-no-carrier",
+        code="link.no-carrier",
+        summary="the far end of the uplink is down",
+        flow=OUT,
+        segment=Segment.EGRESS,
+        break_commands=inet("ip link set {uplink.far} down"),
+        mend_commands=inet("ip link set {uplink.far} up"),
+    )
+    yield Fault(
+        name="veth-deleted",
+        code="link.peer-missing",
+        summary="the container's veth is deleted behind the engine's back",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=host("ip link del {app.veth}"),
+        mend_commands=host("docker restart -t 0 app"),
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="veth-deleted-plain",
+        code="link.peer-missing",
+        summary="the container's veth is deleted",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=host("ip link del {app.veth}"),
+        mend_commands=inside(
+            "app",
+            "ip link add eth0 index {app.index} address {app.mac} type veth "
+            "peer name {app.veth} index {app.veth_index} netns $(basename {dir} | sed 's/.*/ntlab-&-host/')",
+            "ip addr add {app.cidr} broadcast + dev eth0",
+            "ip link set eth0 up",
+        )
+        + host("ip link set {app.veth} master {app.bridge} up")
+        + inside("app", APP_DEFAULT),
+        kinds=("none",),
+    )
+    yield Fault(
+        name="duplicate-mac",
+        code="link.duplicate-mac",
+        summary="two containers of one bridge have the same MAC address",
+        flow=PEER,
+        segment=Segment.BRIDGE,
+        break_commands=inside("app", "ip link set eth0 address {web.mac}", "ip neigh flush dev eth0"),
+        mend_commands=inside("app", "ip link set eth0 address {app.mac}", "ip neigh flush dev eth0")
+        + inside("web", "ip neigh flush dev eth0"),
+    )
+
+
+def _bridges() -> Iterable[Fault]:
+    yield Fault(
+        name="veth-detached",
+        code="bridge.port-without-master",
+        summary="the host's end of the veth is a port of no bridge",
+        flow=OUT,
+        segment=Segment.BRIDGE,
+        break_commands=host("ip link set {app.veth} nomaster"),
+        mend_commands=host("ip link set {app.veth} master {app.bridge}"),
+    )
+    yield Fault(
+        name="veth-wrong-bridge",
+        code="bridge.port-without-master",
+        summary="the host's end of the veth is a port of another network's bridge",
+        flow=OUT,
+        segment=Segment.BRIDGE,
+        break_commands=host("ip link set {app.veth} master {c1.bridge}", FORGET)
+        + inside("app", "ip neigh flush dev eth0"),
+        mend_commands=host("ip link set {app.veth} master {app.bridge}") + inside("app", "ip neigh flush dev eth0"),
+    )
+    yield Fault(
+        name="port-blocked",
+        code="bridge.port-blocked",
+        summary="the bridge port is not in forwarding state",
+        flow=OUT,
+        segment=Segment.BRIDGE,
+        break_commands=host("bridge link set dev {app.veth} state 0"),
+        mend_commands=host("bridge link set dev {app.veth} state 3"),
+    )
+    yield Fault(
+        name="ports-isolated",
+        code="bridge.port-isolated",
+        summary="both containers' bridge ports are isolated",
+        flow=PEER,
+        segment=Segment.BRIDGE,
+        break_commands=host("bridge link set dev {app.veth} isolated on", "bridge link set dev {web.veth} isolated on"),
+        mend_commands=host(
+            "bridge link set dev {app.veth} isolated off", "bridge link set dev {web.veth} isolated off"
+        ),
+    )
+    yield Fault(
+        name="fdb-static",
+        code="bridge.fdb-wrong",
+        summary="a static forwarding entry sends the destination's frames out of the wrong port",
+        flow=PEER,
+        segment=Segment.BRIDGE,
+        break_commands=host("bridge fdb replace {web.mac} dev {app.veth} master static"),
+        mend_commands=host("bridge fdb del {web.mac} dev {app.veth} master") + inside("web", "ip neigh flush dev eth0"),
+    )
+    yield Fault(
+        name="bridge-address-flushed",
+        code="bridge.no-address",
+        summary="docker0 lost the gateway address",
+        flow=OUT,
+        segment=Segment.BRIDGE,
+        break_commands=host("ip addr flush dev {app.bridge}", FORGET) + inside("app", "ip neigh flush dev eth0"),
+        mend_commands=host("ip addr add 172.17.0.1/16 broadcast + dev {app.bridge}"),
+    )
+    yield Fault(
+        name="source-address-flushed",
+        code="addr.missing",
+        summary="the source container lost its address",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=inside("app", "ip addr flush dev eth0"),
+        mend_commands=inside("app", "ip addr add {app.cidr} broadcast + dev eth0", APP_DEFAULT),
+    )
+    yield Fault(
+        name="destination-address-flushed",
+        code="addr.missing",
+        summary="the destination container lost its address",
+        flow=PEER,
+        segment=Segment.DESTINATION,
+        break_commands=inside("web", "ip addr flush dev eth0"),
+        mend_commands=inside(
+            "web",
+            "ip addr add {web.cidr} broadcast + dev eth0",
+            "ip route replace default via {web.gateway} dev eth0",
+        ),
+    )
+    yield Fault(
+        name="prefix-too-wide",
+        code="addr.prefix-mismatch",
+        summary="the container's netmask is too wide, so that it takes a remote address for a neighbour",
+        flow=FaultFlow(src="app", dst="{uplink.gateway}"),
+        segment=Segment.SOURCE,
+        break_commands=inside("app", "ip addr add {app.ip}/1 dev eth0", "ip addr del {app.cidr} dev eth0"),
+        mend_commands=inside(
+            "app", "ip addr add {app.cidr} broadcast + dev eth0", "ip addr del {app.ip}/1 dev eth0", APP_DEFAULT
+        ),
+    )
+    yield Fault(
+        name="gateway-arp-off",
+        code="neigh.unresolved",
+        summary="docker0 does not do ARP",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=host("ip link set {app.bridge} arp off", FORGET) + inside("app", "ip neigh flush dev eth0"),
+        mend_commands=host("ip link set {app.bridge} arp on", "ip neigh flush dev {app.bridge}")
+        + inside("app", "ip neigh flush dev eth0"),
+    )
+    for name, where, target, dev, segment, direction in (
+        ("stale-neighbour-source", "app", "{app.gateway}", "eth0", Segment.SOURCE, Direction.FORWARD),
+        ("stale-neighbour-uplink", "host", "{uplink.gateway}", "{uplink.dev}", Segment.EGRESS, Direction.FORWARD),
+        ("stale-neighbour-reply", "host", "{app.ip}", "{app.bridge}", Segment.BRIDGE, Direction.REPLY),
+    ):
+        place = "source container" if where == "app" else "host"
+        yield Fault(
+            name=name,
+            code="neigh.stale-static",
+            summary=f"a permanent neighbour entry in the {place} holds the wrong MAC for {target}",
+            flow=OUT,
+            segment=segment,
+            direction=direction,
+            break_commands=_at(where, f"ip neigh replace {target} lladdr {NOBODY} dev {dev} nud permanent"),
+            mend_commands=_at(where, f"ip neigh del {target} dev {dev}"),
+        )
+    yield Fault(
+        name="uplink-tbf",
+        code="tc.drop",
+        summary="a token bucket on the uplink is too small for any packet",
+        flow=OUT,
+        segment=Segment.EGRESS,
+        break_commands=host("tc qdisc add dev {uplink.dev} root tbf rate 8bit burst 10 limit 10"),
+        mend_commands=host("tc qdisc del dev {uplink.dev} root"),
+    )
+    yield Fault(
+        name="source-tbf",
+        code="tc.drop",
+        summary="a token bucket on the container's eth0 is too small for any packet",
+        flow=OUT_HTTP,
+        segment=Segment.SOURCE,
+        break_commands=inside("app", "tc qdisc add dev eth0 root tbf rate 8bit burst 10 limit 10"),
+        mend_commands=inside("app", "tc qdisc del dev eth0 root"),
+    )
+
+
+def _services() -> Iterable[Fault]:
+    yield Fault(
+        name="port-closed",
+        code="port.not-listening",
+        summary="nothing listens on TCP 81 in the destination",
+        flow=FaultFlow(src="app", dst="web", args=("--proto", "tcp", "--port", "81")),
+        segment=Segment.DESTINATION,
+    )
+    yield Fault(
+        name="udp-port-closed",
+        code="port.not-listening",
+        summary="nothing listens on UDP 81 in the destination",
+        flow=FaultFlow(src="app", dst="web", args=("--proto", "udp", "--port", "81")),
+        segment=Segment.DESTINATION,
+    )
+    stop = "if [ -f {dir}/loopback.pid ]; then kill $(cat {dir}/loopback.pid); rm {dir}/loopback.pid; fi"
+    yield Fault(
+        name="listens-on-loopback",
+        code="port.listens-on-loopback",
+        summary="the server in the destination listens on 127.0.0.1 only",
+        flow=FaultFlow(src="app", dst="web", args=("--proto", "tcp", "--port", "8081")),
+        segment=Segment.DESTINATION,
+        setup=inside("web", stop, "{serve} --http 0.0.0.0:8081 --pidfile {dir}/loopback.pid"),
+        break_commands=inside("web", stop, "{serve} --http 127.0.0.1:8081 --pidfile {dir}/loopback.pid"),
+        mend_commands=inside("web", stop, "{serve} --http 0.0.0.0:8081 --pidfile {dir}/loopback.pid"),
+    )
+    yield Fault(
+        name="port-not-published",
+        code="port.not-published",
+        summary="the host publishes no port 8099",
+        flow=FaultFlow(src="netns:{inet.path}", dst="{uplink.ip}", args=("--proto", "tcp", "--port", "8099")),
+        segment=Segment.HOST,
+    )
+    yield Fault(
+        name="published-on-loopback",
+        code="port.published-on-loopback",
+        summary="a container's port is published on 127.0.0.1 only",
+        flow=FaultFlow(src="netns:{inet.path}", dst="{uplink.ip}", args=("--proto", "tcp", "--port", "8082")),
+        segment=Segment.HOST,
+        setup=host(
+            "docker inspect shy >/dev/null 2>&1 || docker run -d --name shy --stop-signal KILL -p 127.0.0.1:8082:80 "
+            "busybox httpd -f -p 80 -h /www"
+        ),
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="source-stopped",
+        code="engine.container-not-running",
+        summary="the source container is stopped",
+        flow=OUT,
+        segment=Segment.SOURCE,
+        break_commands=host("docker stop -t 0 app"),
+        mend_commands=host("docker start app"),
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="destination-stopped",
+        code="engine.container-not-running",
+        summary="the destination container is stopped",
+        flow=PEER,
+        segment=Segment.DESTINATION,
+        break_commands=host("docker stop -t 0 web"),
+        mend_commands=host("docker start web"),
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="destination-paused",
+        code="engine.container-not-running",
+        summary="the destination container is paused: the kernel still answers for it, the program does not",
+        flow=PEER_HTTP,
+        segment=Segment.DESTINATION,
+        break_commands=host("docker pause web"),
+        mend_commands=host("docker unpause web"),
+        kinds=("docker",),
+        on_wire=False,
+    )
+    yield Fault(
+        name="no-network",
+        code="engine.no-network",
+        summary="a container made with --network none",
+        flow=FaultFlow(src="lonely", dst="8.8.8.8"),
+        segment=Segment.SOURCE,
+        setup=host(
+            "docker inspect lonely >/dev/null 2>&1 || docker run -d --name lonely --stop-signal KILL --network none "
+            "busybox tail -f /dev/null"
+        ),
+        kinds=("docker",),
+    )
+    macvlan = host(
+        "docker network inspect mv >/dev/null 2>&1 || docker network create -d macvlan --subnet 203.0.113.0/24 "
+        "--gateway {uplink.gateway} --ip-range 203.0.113.64/26 -o parent={uplink.dev} mv",
+        "docker inspect mv1 >/dev/null 2>&1 || docker run -d --name mv1 --stop-signal KILL --network mv "
+        "busybox tail -f /dev/null",
+    )
+    yield Fault(
+        name="macvlan-host",
+        code="macvlan.host-isolation",
+        summary="a macvlan container cannot talk to its parent's host",
+        flow=FaultFlow(src="mv1", dst="{uplink.ip}"),
+        segment=Segment.EGRESS,
+        setup=macvlan,
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="macvlan-parent-down",
+        code="macvlan.parent-down",
+        summary="the parent of a macvlan network is down",
+        flow=FaultFlow(src="mv1", dst="8.8.8.8"),
+        segment=Segment.EGRESS,
+        setup=macvlan,
+        break_commands=host("ip link set {uplink.dev} down"),
+        mend_commands=host(
+            "ip link set {uplink.dev} up",
+            HOST_DEFAULT,
+            "ip -6 addr replace {uplink.ip6}/64 dev {uplink.dev} nodad",
+            HOST_DEFAULT6,
+        ),
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="remote-silent",
+        code="remote.no-reply",
+        summary="the far end drops what arrives, and says nothing",
+        flow=OUT,
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        break_commands=inet("iptables -I INPUT -d {inet.public} -j DROP"),
+        mend_commands=inet("iptables -D INPUT -d {inet.public} -j DROP"),
+    )
+    yield Fault(
+        name="remote-silent-udp",
+        code="remote.no-reply",
+        summary="the far end drops DNS queries, and says nothing",
+        flow=OUT_DNS,
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        break_commands=inet("iptables -I INPUT -p udp --dport 53 -j DROP"),
+        mend_commands=inet("iptables -D INPUT -p udp --dport 53 -j DROP"),
+    )
+    yield Fault(
+        name="remote-rejects",
+        code="remote.rejected",
+        summary="the far end answers with ICMP host prohibited",
+        flow=OUT,
+        segment=Segment.REMOTE,
+        break_commands=inet("iptables -I INPUT -d {inet.public} -j REJECT --reject-with icmp-host-prohibited"),
+        mend_commands=inet("iptables -D INPUT -d {inet.public} -j REJECT --reject-with icmp-host-prohibited"),
+    )
+    yield Fault(
+        name="remote-port-closed",
+        code="remote.rejected",
+        summary="the far end's TCP port is closed, and it says so with a reset",
+        flow=FaultFlow(src="app", dst="8.8.8.8", args=("--proto", "tcp", "--port", "81")),
+        segment=Segment.REMOTE,
+    )
+
+
+FAULTS: tuple[Fault, ...] = tuple(
+    sorted(
+        (*_nat(), *_filters(), *_mtu(), *_routes(), *_sysctls(), *_links(), *_bridges(), *_services()),
+        key=lambda each: (each.code, each.name),
+    )
+)
+_BY_NAME = {each.name: each for each in FAULTS}

@@ -1,0 +1,426 @@
+"""What `iptables-save` and `ip6tables-save` print, of either backend, as tables and chains.
+
+A reader that skips is a reader that lies: a match or target that is not known here is kept as unknown with its
+text; anything that is no line of the format is an error with its line number.
+
+Source of the format: iptables-save(8), iptables/iptables-restore.c; hook priorities: linux/netfilter_ipv4.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+from nettrace.errors import InputError
+from nettrace.model.netfilter import Hook
+from nettrace.netfilter.ruleset import (
+    Base,
+    ChainBuilder,
+    Expr,
+    Goto,
+    Jump,
+    RulesetBuilder,
+    Table,
+    TableBuilder,
+    UnknownMatch,
+    UnknownStatement,
+)
+from nettrace.netfilter.xt_matches import MODULES, Module, Option, header
+from nettrace.netfilter.xt_targets import TARGETS, is_extension
+
+__all__ = ["MAX_BYTES", "fill_iptables", "parse_iptables_save"]
+
+#: Largest dump that is read, in characters; the largest rulesets in the field are a tenth of it.
+MAX_BYTES = 256 * 1024 * 1024
+
+_ALL = (Hook.PREROUTING, Hook.INPUT, Hook.FORWARD, Hook.OUTPUT, Hook.POSTROUTING)
+_LOCAL = (Hook.INPUT, Hook.FORWARD, Hook.OUTPUT)
+
+#: Base chains of each table: type, and per hook the priority (enum nf_ip_hook_priorities).
+BASE_CHAINS: dict[str, tuple[str, dict[Hook, int]]] = {
+    "raw": ("filter", dict.fromkeys((Hook.PREROUTING, Hook.OUTPUT), -300)),
+    "mangle": ("filter", dict.fromkeys(_ALL, -150)),
+    "nat": (
+        "nat",
+        {Hook.PREROUTING: -100, Hook.OUTPUT: -100, Hook.INPUT: 100, Hook.POSTROUTING: 100},
+    ),
+    "filter": ("filter", dict.fromkeys(_LOCAL, 0)),
+    "security": ("filter", dict.fromkeys(_LOCAL, 50)),
+}
+
+#: Options of the header match: spelling → canonical name.
+_HEADER: dict[str, str] = {
+    "-s": "-s", "--source": "-s", "--src": "-s",
+    "-d": "-d", "--destination": "-d", "--dst": "-d",
+    "-i": "-i", "--in-interface": "-i",
+    "-o": "-o", "--out-interface": "-o",
+    "-p": "-p", "--protocol": "-p", "--proto": "-p",
+}  # fmt: skip
+
+#: Match that a protocol brings along without -m.
+_IMPLIED = {
+    "tcp": "tcp", "6": "tcp", "udp": "udp", "17": "udp", "udplite": "udplite", "136": "udplite", "sctp": "sctp",
+    "132": "sctp", "dccp": "dccp", "33": "dccp", "icmp": "icmp", "1": "icmp", "icmpv6": "icmp6", "ipv6-icmp": "icmp6",
+    "58": "icmp6", "ah": "ah", "51": "ah", "esp": "esp", "50": "esp", "mh": "mh", "ipv6-mh": "mh", "135": "mh",
+}  # fmt: skip
+
+
+def parse_iptables_save(text: str, *, backend: str, family: str) -> tuple[Table, ...]:
+    """Parse the output of iptables-save (family "ip") or ip6tables-save ("ip6"); `backend` is "nft" or "legacy".
+
+    Raises InputError, with the line number, for a truncated dump, a listing of another command, an unknown table,
+    a jump that leads nowhere or in a circle, and anything that is no line of the format.
+    """
+    builder = RulesetBuilder()
+    fill_iptables(builder, text, backend=backend, family=family)
+    return tuple(table.build() for table in builder.tables.values())
+
+
+def fill_iptables(builder: RulesetBuilder, text: str, *, backend: str, family: str) -> None:
+    """Parse a dump into a builder; raises as parse_iptables_save, but leaves jumps to be checked by `build`."""
+    if len(text) > MAX_BYTES:
+        raise InputError(f"the dump is larger than {MAX_BYTES // 1024 // 1024} MiB; give the tables one by one")
+    if "\0" in text[:65536]:
+        raise InputError("line 1: this is binary data; give the text that iptables-save prints")
+    reader = _Reader(builder, backend, family)
+    number = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if line:
+            reader.line(line, number)
+    reader.end(number)
+
+
+class _Reader:
+    """Reads a dump line by line."""
+
+    def __init__(self, builder: RulesetBuilder, backend: str, family: str) -> None:
+        self.builder = builder
+        self.backend = backend
+        self.family = family
+        self.version = 4 if family == "ip" else 6
+        self.table: TableBuilder | None = None
+        self.chains: dict[str, ChainBuilder] = {}
+        self.pending: list[tuple[ChainBuilder, str, int | None, int]] = []
+
+    def line(self, line: str, number: int) -> None:
+        """Take one line that is not empty."""
+        first = line[0]
+        if first == "-" or first == "[":
+            self._rule(line, number)
+        elif first == ":":
+            self._chain(line, number)
+        elif first == "*":
+            self._table(line, number)
+        elif first == "#":
+            return
+        elif line.strip() == "COMMIT":
+            self._commit(number)
+        elif line.strip():
+            raise InputError(_explain(line, number, self.family))
+
+    def end(self, number: int) -> None:
+        """Check that the dump was whole."""
+        if self.table is not None:
+            raise InputError(
+                f"line {number}: the dump ends inside table {self.table.name}, without COMMIT: it is cut short; "
+                f"take it again with `{_tool(self.family)}`"
+            )
+
+    def _table(self, line: str, number: int) -> None:
+        if self.table is not None:
+            raise InputError(f"line {number}: table {self.table.name} has no COMMIT before {line.strip()}")
+        name = line[1:].strip()
+        if name not in BASE_CHAINS:
+            raise InputError(
+                f"line {number}: {name[:40]!r} is no table of iptables (raw, mangle, nat, filter, security)"
+            )
+        self.table = self.builder.table(self.backend, self.family, name)
+        self.chains = self.table.chains
+        self.pending = []
+
+    def _chain(self, line: str, number: int) -> None:
+        table = self._in_table(line, number)
+        words = line[1:].split()
+        if len(words) < 2:
+            raise InputError(f"line {number}: a chain needs a name and a policy: {line[:60]!r}")
+        name, policy = words[0], words[1]
+        kind, hooks = BASE_CHAINS[table.name]
+        hook = next((each for each in hooks if each.name == name), None)
+        if hook is None:
+            if policy != "-":
+                raise InputError(f"line {number}: chain {name} of table {table.name} cannot have a policy ({policy})")
+            table.chain(name, policy_text=f":{name} -")
+            return
+        if policy not in ("ACCEPT", "DROP", "-"):
+            raise InputError(f"line {number}: {policy[:40]!r} is no policy of a chain (ACCEPT or DROP)")
+        if table.name == "mangle" and hook == Hook.OUTPUT:
+            kind = "route"
+        base = Base(hook=hook, priority=hooks[hook], kind=kind, policy="drop" if policy == "DROP" else "accept")
+        table.chain(name, base, policy_text=f":{name} {policy}")
+
+    def _rule(self, line: str, number: int) -> None:
+        self._in_table(line, number)
+        packets: int | None = None
+        if line[0] == "[":
+            counters, _, line = line.partition("] ")
+            try:
+                packets = int(counters[1:].partition(":")[0])
+            except ValueError:
+                raise InputError(f"line {number}: {counters[:40]!r} are no counters") from None
+        if not line.startswith(("-A ", "--append ")):
+            raise InputError(_explain(line, number, self.family))
+        name = line.split(None, 2)[1]
+        chain = self.chains.get(name)
+        if chain is None:
+            raise InputError(f"line {number}: a rule for chain {name[:40]!r}, which the dump does not declare")
+        self.pending.append((chain, line.rstrip(), packets, number))
+
+    def _commit(self, number: int) -> None:
+        if self.table is None:
+            raise InputError(f"line {number}: COMMIT outside of a table")
+        for chain, line, packets, at in self.pending:
+            try:
+                exprs, comment, counted = _Line(line, self.version, self.chains).parse()
+            except _BadLine as error:
+                raise InputError(f"line {at}: {error}: {line[:200]!r}") from None
+            chain.add(exprs, line, packets=packets if packets is not None else counted, comment=comment)
+        self.table = None
+        self.pending = []
+
+    def _in_table(self, line: str, number: int) -> TableBuilder:
+        if self.table is None:
+            raise InputError(_explain(line, number, self.family))
+        return self.table
+
+
+def _tool(family: str) -> str:
+    return "iptables-save -c" if family == "ip" else "ip6tables-save -c"
+
+
+def _explain(line: str, number: int, family: str) -> str:
+    """Say what a line that does not belong here is likely to be, and what to do instead."""
+    tool = _tool(family)
+    if line.startswith("Chain ") or line.lstrip().startswith(("pkts ", "num ", "target ")):
+        return (
+            f"line {number}: this is the listing of `iptables -L`, which leaves things out; give the output of `{tool}`"
+        )
+    if line.startswith(("-P ", "-N ", "-A ", "--append ")):
+        return f"line {number}: this is the output of `iptables -S`, which names no table; give that of `{tool}`"
+    if line.startswith(("table ", "chain ", "add table", "{")):
+        return f"line {number}: this looks like nftables; give it as an nft listing, not as iptables-save"
+    return f"line {number}: not a line of iptables-save: {line[:60]!r}; give the whole output of `{tool}`"
+
+
+class _BadLine(ValueError):
+    """A rule that cannot be read; the message lacks the line number."""
+
+
+def _split(line: str) -> list[str]:
+    """Split a rule into words as iptables-restore does: double quotes group, a backslash takes the next character."""
+    if '"' not in line:
+        return line.split()
+    words: list[str] = []
+    at, size = 0, len(line)
+    while at < size:
+        if line[at].isspace():
+            at += 1
+            continue
+        word: list[str] = []
+        quoted = False
+        while at < size and (quoted or not line[at].isspace()):
+            char = line[at]
+            if char == '"':
+                quoted = not quoted
+            elif char == "\\" and quoted and at + 1 < size:
+                at += 1
+                word.append(line[at])
+            else:
+                word.append(char)
+            at += 1
+        if quoted:
+            raise _BadLine("a quote is not closed")
+        words.append("".join(word))
+    return words
+
+
+class _Line:
+    """Reads the words of one rule."""
+
+    __slots__ = ("at", "chains", "comment", "exprs", "family", "gathered", "modules", "packets", "size", "words")
+
+    def __init__(self, line: str, family: int, chains: dict[str, ChainBuilder]) -> None:
+        self.words = _split(line)
+        self.size = len(self.words)
+        self.at = 2
+        self.family = family
+        self.chains = chains
+        self.exprs: list[Expr] = []
+        self.comment = ""
+        self.packets: int | None = None
+        #: Matches as they come: name, module, options, and the words they were made of.
+        self.modules: list[tuple[str, Module | None, list[Option], list[str]]] = []
+        self.gathered = False
+
+    def parse(self) -> tuple[list[Expr], str, int | None]:
+        """Return the expressions, the comment and the counter of the rule; raises _BadLine."""
+        words = self.words
+        target: tuple[str, str] | None = None
+        negated = False
+        implied: str | None = None
+        tail: list[str] = []
+        while self.at < self.size:
+            word = words[self.at]
+            self.at += 1
+            canonical = _HEADER.get(word)
+            if canonical is not None:
+                if self.at < self.size and words[self.at] == "!":
+                    negated, self.at = True, self.at + 1
+                option = Option(canonical, negated, (self._next(word),))
+                negated = False
+                if canonical == "-p":
+                    implied = _IMPLIED.get(option.arg.lower())
+                self._header(option)
+            elif word == "!":
+                negated = True
+            elif word == "-m" or word == "--match":
+                self._module(self._next(word))
+            elif word in ("-j", "--jump", "-g", "--goto"):
+                target = (word, self._next(word))
+                tail = self._target_words()
+            elif word in ("-f", "--fragment"):
+                self.exprs += header(Option("-f", negated, ()), self.family)
+                negated = False
+            elif word in ("-c", "--set-counters"):
+                self.packets = int(self._next(word))
+                self._next(word)
+            elif word in ("-4", "--ipv4", "-6", "--ipv6"):
+                continue
+            else:
+                self._option(word, negated, implied)
+                negated = False
+        self._close_modules()
+        if target is not None:
+            self._target(*target, tail)
+        return self.exprs, self.comment, self.packets
+
+    def _next(self, word: str) -> str:
+        if self.at >= self.size:
+            raise _BadLine(f"{word} lacks its value")
+        self.at += 1
+        return self.words[self.at - 1]
+
+    def _header(self, option: Option) -> None:
+        try:
+            self.exprs += header(option, self.family)
+        except ValueError as error:
+            text = f"{'! ' if option.negated else ''}{option.name} {option.arg}"
+            self.exprs.append(UnknownMatch(text=text, reason=str(error), stateful=False))
+
+    # --- matches
+
+    def _module(self, name: str) -> None:
+        self.modules.append((name, MODULES.get(name), [], ["-m", name]))
+        module = self.modules[-1]
+        if module[1] is None:
+            # Everything up to the next match or the target is the unknown match's own.
+            while self.at < self.size and self.words[self.at] not in ("-m", "--match", "-j", "--jump", "-g", "--goto"):
+                module[3].append(self.words[self.at])
+                self.at += 1
+
+    def _option(self, word: str, negated: bool, implied: str | None) -> None:
+        found = self._find(word, implied)
+        if found is None:
+            text = [word, *self._arguments()]
+            reason = f"the option {word} is not known here"
+            self.exprs.append(UnknownMatch(text=" ".join(text), reason=reason))
+            return
+        name, module, options, text = found
+        if module is None:
+            text.append(word)
+            return
+        canonical, count = module.options[word]
+        if count and self.at < self.size and self.words[self.at] == "!":
+            negated, self.at = True, self.at + 1
+        args = tuple(islice(self.words, self.at, self.at + count))
+        if len(args) < count:
+            raise _BadLine(f"{word} lacks its value")
+        self.at += count
+        options.append(Option(canonical, negated, args))
+        text += [*(("!",) if negated else ()), word, *args]
+        if name == "comment":
+            self.comment = args[0]
+
+    def _find(self, word: str, implied: str | None) -> tuple[str, Module | None, list[Option], list[str]] | None:
+        for each in reversed(self.modules):
+            if each[1] is not None and word in each[1].options:
+                return each
+        if implied is not None and word in MODULES[implied].options:
+            self.modules.append((implied, MODULES[implied], [], ["-m", implied]))
+            return self.modules[-1]
+        return None
+
+    def _arguments(self) -> list[str]:
+        start = self.at
+        while self.at < self.size and not self.words[self.at].startswith("-") and self.words[self.at] != "!":
+            self.at += 1
+        return self.words[start : self.at]
+
+    def _close_modules(self) -> None:
+        for name, module, options, words in self.modules:
+            text = " ".join(words)
+            if module is None:
+                reason = f"nettrace does not model the match {name}"
+                self.exprs.append(UnknownMatch(text=text, reason=reason))
+                continue
+            try:
+                self.exprs += module.build(tuple(options), self.family, text)
+            except (ValueError, KeyError, IndexError) as error:
+                reason = f"its arguments cannot be read ({error})"
+                self.exprs.append(UnknownMatch(text=text, reason=reason, stateful=False))
+
+    # --- target
+
+    def _target_words(self) -> list[str]:
+        start = self.at
+        while self.at < self.size and self.words[self.at] not in ("-m", "--match", "-c", "--set-counters"):
+            self.at += 1
+        return self.words[start : self.at]
+
+    def _target(self, how: str, name: str, tail: list[str]) -> None:
+        text = " ".join([name, *tail])
+        if how in ("-g", "--goto"):
+            self.exprs.append(Goto(chain=name))
+            return
+        target = TARGETS.get(name)
+        if name in self.chains and target is None:
+            self.exprs.append(Jump(chain=name))
+            return
+        if target is None:
+            if tail or is_extension(name):
+                reason = f"nettrace does not model the target {name}"
+                self.exprs.append(UnknownStatement(text=text, reason=reason))
+            else:
+                self.exprs.append(Jump(chain=name))
+            return
+        try:
+            self.exprs += target.build(tuple(_target_options(target.options, tail)), self.family, text)
+        except (ValueError, KeyError, IndexError) as error:
+            reason = f"the arguments of {name} cannot be read ({error})"
+            self.exprs.append(UnknownStatement(text=text, reason=reason))
+
+
+def _target_options(known: dict[str, tuple[str, int]], words: list[str]) -> Iterable[Option]:
+    at = 0
+    while at < len(words):
+        word = words[at]
+        at += 1
+        if word == "!":
+            continue
+        if word not in known:
+            raise ValueError(f"unknown option {word}")
+        canonical, count = known[word]
+        args = tuple(words[at : at + count])
+        if len(args) < count:
+            raise ValueError(f"{word} lacks its value")
+        at += count
+        yield Option(canonical, False, args)

@@ -1,0 +1,183 @@
+"""Who answers for an address on a link: neighbour entries, and ARP or NDP through bridges into other namespaces.
+
+Models arp_process, arp_ignore (net/ipv4/arp.c), neigh_resolve_output, and how a bridge floods requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from nettrace.model.base import IPAddress, Missing, Model
+from nettrace.model.snapshot import Link, Neighbour
+from nettrace.predict.world import View, World
+
+
+class Member(Model):
+    """One device on a layer-2 segment where frames are taken up by an IP stack."""
+
+    netns: int
+    ifindex: int
+
+
+class Segment(Model):
+    """Everything attached to one layer-2 segment. `open_ended`: part of it cannot be seen from this host."""
+
+    members: tuple[Member, ...]
+    open_ended: bool
+
+
+def segment_of(world: World, view: View, link: Link) -> Segment:
+    """Find what shares a layer-2 segment with a device: veth peers, bridges and their ports, macvlan siblings."""
+    members: list[Member] = []
+    seen: set[tuple[int, int]] = set()
+    queue: list[tuple[View, Link]] = [(view, link)]
+    open_ended = False
+    while queue:
+        here, device = queue.pop()
+        if (here.id, device.ifindex) in seen:
+            continue
+        seen.add((here.id, device.ifindex))
+        if device.master is not None and device.master in here.links:
+            master = here.links[device.master]
+            queue.append((here, master))
+        else:
+            members.append(Member(netns=here.id, ifindex=device.ifindex))
+        if device.kind == "bridge":
+            queue.extend((here, port) for port in here.ports.get(device.ifindex, ()))
+        elif device.kind in ("veth", "macvlan", "ipvlan", "vlan"):
+            inode = here.peer(device)
+            other = world.view(inode) if inode is not None else None
+            far = other.links.get(device.peer_ifindex or 0) if other is not None else None
+            if other is None or far is None or (here.id == world.host and device.master is None and inode != here.id):
+                open_ended = open_ended or other is None or far is None
+                if other is None or far is None:
+                    continue
+            queue.append((other, far))
+        elif not device.loopback:
+            open_ended = True
+        if device.kind not in ("veth", "bridge"):
+            for sibling_ns in world.views.values():
+                queue.extend(
+                    (sibling_ns, each)
+                    for each in sibling_ns.links.values()
+                    if each.kind in ("macvlan", "ipvlan")
+                    and each.peer_ifindex == device.ifindex
+                    and sibling_ns.peer(each) == here.id
+                )
+    return Segment(members=tuple(members), open_ended=open_ended)
+
+
+class Resolved(StrEnum):
+    """How the resolution of a next hop ends."""
+
+    OWNER = "owner"
+    STATIC = "static"
+    CACHED = "cached"
+    BEYOND = "beyond"
+    NOBODY = "nobody"
+    IGNORED = "ignored"
+    NO_ARP = "no-arp"
+
+
+class Resolution(Model):
+    """Answer of a next hop's resolution: the MAC to use, who owns the address here, the entry that was used."""
+
+    how: Resolved
+    mac: str | None = None
+    owner: Member | None = None
+    entry: Neighbour | None = None
+    sysctl: str | None = None
+
+
+def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking: IPAddress) -> Resolution:
+    """Resolve a next hop on a device, as the kernel would if it had to ask now.
+
+    A permanent entry decides, and so does a cached one, which is used while it is asked about again. Otherwise the
+    owner on the segment answers if it may; without one the answer lies beyond what this host can see, or nobody
+    has the address.
+    """
+    if link.noarp or link.loopback or link.pointopoint:
+        return Resolution(how=Resolved.NO_ARP)
+    entry = view.neighbours.get((link.ifindex, address))
+    segment = segment_of(world, view, link)
+    owners = list(_owners(world, segment, address, exclude=(view.id, link.ifindex)))
+    if entry is not None and entry.state == "PERMANENT":
+        owner = next((each for each, device in owners if device.mac == entry.mac), None)
+        return Resolution(how=Resolved.STATIC, mac=entry.mac, owner=owner, entry=entry)
+    if entry is not None and entry.mac is not None and entry.state in ("REACHABLE", "STALE", "DELAY", "PROBE"):
+        for member in segment.members:
+            if world.views[member.netns].links[member.ifindex].mac == entry.mac and (member.netns, member.ifindex) != (
+                view.id,
+                link.ifindex,
+            ):
+                return Resolution(how=Resolved.CACHED, mac=entry.mac, owner=member, entry=entry)
+    ignored: str | None = None
+    for owner, device in owners:
+        holder = world.views[owner.netns]
+        if not device.up:
+            continue
+        if device.noarp:
+            ignored = f"{device.name}: NOARP"
+            continue
+        blocked = arp_blocked(holder, device, address, asking)
+        if blocked is not None:
+            ignored = blocked
+            continue
+        return Resolution(how=Resolved.OWNER, mac=device.mac, owner=owner, entry=entry)
+    if ignored is not None:
+        return Resolution(how=Resolved.IGNORED, entry=entry, sysctl=ignored)
+    if segment.open_ended:
+        known = entry.mac if entry is not None and entry.state not in ("FAILED", "INCOMPLETE") else None
+        if entry is not None and entry.state == "FAILED" and not _engine_owns(world, address):
+            return Resolution(how=Resolved.NOBODY, entry=entry)
+        return Resolution(how=Resolved.BEYOND, mac=known, entry=entry)
+    return Resolution(how=Resolved.NOBODY, entry=entry)
+
+
+def _engine_owns(world: World, address: IPAddress) -> bool:
+    return world.owner_of_address(address) is not None
+
+
+def _owners(
+    world: World, segment: Segment, address: IPAddress, *, exclude: tuple[int, int]
+) -> Iterator[tuple[Member, Link]]:
+    """Yield the devices of a segment whose namespace would answer for the address.
+
+    A Linux host answers for any of its addresses on any device (arp_ignore 0), so the holder may be another device.
+    """
+    weak: list[tuple[Member, Link]] = []
+    for member in segment.members:
+        if (member.netns, member.ifindex) == exclude:
+            continue
+        view = world.views[member.netns]
+        device = view.links[member.ifindex]
+        holder = view.owned.get(address)
+        if holder == member.ifindex:
+            yield member, device
+        elif holder is not None and address.version == 4 and not view.links[holder].loopback:
+            weak.append((member, device))
+    yield from weak
+
+
+def arp_blocked(view: View, device: Link, address: IPAddress, asking: IPAddress) -> str | None:
+    """Return the sysctl that keeps a device from answering ARP for an address, None when it answers (arp_ignore)."""
+    if address.version == 6:
+        return None
+    value = view.conf_max(4, device.name, "arp_ignore", 0)
+    name = f"net.ipv4.conf.{device.name}.arp_ignore = {value}"
+    on_device = [each for each in view.addresses.get(device.ifindex, ()) if each.address.ip == address]
+    if value == 1 and not on_device:
+        return name
+    if value == 2 and not any(asking in each.address.network for each in on_device):
+        return name
+    if value == 3 and not any(each.scope != "host" for each in on_device):
+        return name
+    if value >= 8:
+        return name
+    return None
+
+
+def complete(view: View) -> bool:
+    """Tell whether links and addresses of a namespace were both read."""
+    return not isinstance(view.ns.links, Missing) and not isinstance(view.ns.addresses, Missing)

@@ -1,0 +1,1047 @@
+"""The walk: one packet from the source's socket to wherever the kernel takes it, and the answer back.
+
+Every decision is a Step with the object it was made with. At the first decision that stops the packet the leg ends;
+the walk then goes on "beyond" it, as if that were mended, where the model can tell how, so that what lies behind
+the stop is known as well. Follows ip_output, ip_rcv, ip_forward, ip_local_deliver (net/ipv4), br_handle_frame and
+br_dev_xmit (net/bridge), br_netfilter, veth_xmit and macvlan_start_xmit (drivers/net).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from msgspec.structs import replace
+
+from nettrace.model.base import IPAddress, Missing
+from nettrace.model.flow import PROTO_NUMBER, EndpointKind, Flow, Packet, Proto
+from nettrace.model.netfilter import Assumption, FilterVerdict, Hook, HookResult, Tracking
+from nettrace.model.path import (
+    Direction,
+    Leg,
+    LegEnd,
+    Outcome,
+    Reason,
+    Segment,
+    Step,
+    StepKind,
+    Trace,
+)
+from nettrace.model.snapshot import Gap, Link, Snapshot
+from nettrace.model.text import link_text, neighbour_text, route_text
+from nettrace.predict import bridge as bridging
+from nettrace.predict import neigh, sockets
+from nettrace.predict import route as routing
+from nettrace.predict.hooks import Table, run_hook
+from nettrace.predict.segment import Places
+from nettrace.predict.world import View, World
+
+#: More steps than any sane path has; a packet that takes more is in a loop.
+MAX_STEPS = 400
+DEFAULT_LENGTH = {Proto.ICMP: 84, Proto.TCP: 60, Proto.UDP: 60}
+#: Port of the probe's own socket where the caller gives none.
+PROBE_PORT = 40000
+TCP_SYN, TCP_SYN_ACK, TCP_RST_ACK = 0x02, 0x12, 0x14
+
+
+def predict(snapshot: Snapshot, flow: Flow) -> Trace:
+    """Return what Linux will do with the flow's packet and with its answer.
+
+    Reads nothing but the snapshot. Where a namespace on the way was not read, the leg ends with NEEDS and names it.
+    """
+    world = World(snapshot)
+    places = Places(world, flow)
+    table = Table()
+    forward = _Walk(world, places, flow, table, Direction.FORWARD).forward()
+    reply = None
+    if forward.end is not LegEnd.NEEDS:
+        reply = _Walk(world, places, flow, table, Direction.REPLY).reply_to(forward)
+    assumptions: list[Assumption] = []
+    for leg in (forward, reply):
+        for step in leg.steps if leg is not None else ():
+            if step.hook is not None:
+                assumptions.extend(each for each in step.hook.assumptions if each not in assumptions)
+    return Trace(
+        flow=flow,
+        points=tuple(places.points.values()),
+        forward=forward,
+        reply=reply,
+        conntrack=table.as_entries(),
+        assumptions=tuple(assumptions),
+        gaps=_gaps(world),
+    )
+
+
+def _gaps(world: World) -> tuple[Gap, ...]:
+    return tuple(
+        Gap(section=section, netns=view.name, reason=table.reason)
+        for view in world.views.values()
+        for section in ("links", "addresses", "routes", "rules", "netfilter", "sysctls")
+        if isinstance(table := getattr(view.ns, section), Missing)
+    )
+
+
+class _End(Exception):
+    """The walk cannot go on."""
+
+
+class _Walk:
+    """One leg being walked: mutable while it runs, a frozen Leg afterwards."""
+
+    def __init__(self, world: World, places: Places, flow: Flow, table: Table, direction: Direction) -> None:
+        self.world = world
+        self.places = places
+        self.flow = flow
+        self.table = table
+        self.direction = direction
+        self.steps: list[Step] = []
+        self.beyond: list[Step] = []
+        self.end: LegEnd | None = None
+        self.final: LegEnd | None = None
+        self.icmp_error: tuple[int, int] | None = None
+        self.mtu: int | None = None
+        self.needs: tuple[int, ...] = ()
+        self.answer: Packet | None = None
+        self.last_place: tuple[View, Link] | None = None
+
+    # -- legs --------------------------------------------------------------------------------------------------
+
+    def forward(self) -> Leg:
+        """Walk the flow's packet from its source."""
+        try:
+            view, packet = self._source()
+            self._local_output(view, packet)
+        except _End:
+            pass
+        except RecursionError:
+            self.end = self.end or LegEnd.UNKNOWN
+        return self._leg()
+
+    def reply_to(self, forward: Leg) -> Leg | None:
+        """Walk the answer to a forward leg, from the far end or from the device that the packet left by."""
+        last = (forward.beyond or forward.steps)[-1] if forward.steps else None
+        if forward.answer is None or last is None:
+            return None
+        packet = forward.answer
+        view = self.world.view(last.netns)
+        if view is None:
+            return None
+        # What follows a stopped forward leg, or an answer that someone beyond this host must route, is a supposition.
+        supposed = forward.end is not LegEnd.ARRIVED
+        try:
+            if last.kind is StepKind.LEAVE:
+                link = view.links[last.ifindex or 0]
+                ours = routing.is_local(view, packet.dst)
+                self._add(
+                    Step(
+                        kind=StepKind.LEAVE,
+                        netns=view.id,
+                        segment=Segment.REMOTE,
+                        text=f"the answer to {packet.dst} comes back to {link.name}"
+                        if ours
+                        else f"the answer to {packet.dst} must be routed back here by someone else",
+                        packet=packet,
+                        outcome=Outcome.PASS if ours else Outcome.UNKNOWN,
+                        device=link.name,
+                        ifindex=link.ifindex,
+                    )
+                )
+                if not ours and self.end is None:
+                    self.end = LegEnd.UNKNOWN
+                self._receive(view, link, packet, dst_mac=link.mac)
+            else:
+                self._local_output(view, packet, bound=packet.src)
+        except _End:
+            pass
+        except RecursionError:
+            self.end = self.end or LegEnd.UNKNOWN
+        leg = self._leg()
+        return replace(leg, end=LegEnd.UNKNOWN) if supposed and forward.end is LegEnd.UNKNOWN else leg
+
+    def _leg(self) -> Leg:
+        return Leg(
+            direction=self.direction,
+            end=self.end or self.final or LegEnd.UNKNOWN,
+            steps=tuple(self.steps),
+            beyond=tuple(self.beyond),
+            icmp_error=self.icmp_error,
+            mtu=self.mtu,
+            needs=self.needs,
+            answer=self.answer,
+        )
+
+    # -- book-keeping ------------------------------------------------------------------------------------------
+
+    def _add(self, step: Step) -> None:
+        (self.steps if self.end is None else self.beyond).append(step)
+        if len(self.steps) + len(self.beyond) > MAX_STEPS:
+            self._finish(LegEnd.DROPPED)
+
+    def _stop(self, step: Step) -> None:
+        """Record a step that ends the leg; the walk may go on beyond it."""
+        self._add(step)
+        if self.end is None:
+            self.end = LegEnd.UNKNOWN if step.outcome is Outcome.UNKNOWN else LegEnd.DROPPED
+
+    def _finish(self, end: LegEnd) -> NoReturn:
+        self.final = end
+        if self.end is None:
+            self.end = end
+        raise _End
+
+    def _step(self, view: View, kind: StepKind, stage: str, text: str, packet: Packet, **facts: Any) -> Step:
+        return Step(kind=kind, netns=view.id, segment=self.places.stack(view, stage), text=text, packet=packet, **facts)
+
+    # -- the source --------------------------------------------------------------------------------------------
+
+    def _source(self) -> tuple[View, Packet]:
+        flow = self.flow
+        packet = self._first_packet()
+        for end, segment in ((flow.src, Segment.SOURCE), (flow.dst, Segment.DESTINATION)):
+            if end.kind is not EndpointKind.CONTAINER:
+                continue
+            container = self.world.snapshot.intent.container(end.id or "")
+            status = container.status if container is not None else "gone"
+            if status != "running" or end.netns is None:
+                self._stop(
+                    Step(
+                        kind=StepKind.SEND,
+                        netns=end.netns or 0,
+                        segment=segment,
+                        text=f"{end.name} is {status}",
+                        packet=packet,
+                        outcome=Outcome.DROP,
+                        reason=Reason.NOT_RUNNING,
+                    )
+                )
+                raise _End
+        view = self.world.view(flow.src.netns) if flow.src.netns is not None else None
+        if view is None:
+            self.needs = (flow.src.netns,) if flow.src.netns is not None else ()
+            self._finish(LegEnd.NEEDS if self.needs else LegEnd.UNKNOWN)
+        return view, packet
+
+    def _first_packet(self) -> Packet:
+        flow = self.flow
+        unspecified = _unspecified(flow.family)
+        return Packet(
+            family=flow.family,
+            src=flow.src.address if flow.src.address is not None and flow.src.netns is None else unspecified,
+            dst=flow.dst.address if flow.dst.address is not None else unspecified,
+            proto=PROTO_NUMBER[flow.proto, flow.family],
+            sport=None if flow.proto is Proto.ICMP else flow.sport or PROBE_PORT,
+            dport=flow.dport,
+            icmp_type=None if flow.proto is not Proto.ICMP else (8 if flow.family == 4 else 128),
+            icmp_code=0 if flow.proto is Proto.ICMP else None,
+            icmp_id=1 if flow.proto is Proto.ICMP else None,
+            tcp_flags=TCP_SYN if flow.proto is Proto.TCP else None,
+            length=flow.size or DEFAULT_LENGTH[flow.proto],
+            df=flow.size is not None or flow.proto is not Proto.UDP,
+            uid=0,
+            gid=0,
+        )
+
+    # -- local output ------------------------------------------------------------------------------------------
+
+    def _local_output(self, view: View, packet: Packet, bound: IPAddress | None = None) -> None:
+        """Route a packet that the namespace itself sends, run OUTPUT, and send it out (ip_local_out)."""
+        found = self._route(view, packet, "output", src=bound)
+        source = bound or routing.choose_source(view, found, packet.dst)
+        if source is None:
+            self._stop(
+                self._step(
+                    view,
+                    StepKind.ROUTE,
+                    "output",
+                    f"no source address for {packet.dst}",
+                    packet,
+                    outcome=Outcome.DROP,
+                    reason=Reason.NO_SOURCE_ADDRESS,
+                    route=found.route,
+                    device=self._name(view, found.ifindex),
+                    ifindex=found.ifindex,
+                )
+            )
+            raise _End
+        packet = replace(packet, src=source)
+        if bound is None and not (found.route is not None and found.route.kind == "local"):
+            # The kernel looks again once the source is chosen (ip_route_connect), for rules that ask for it.
+            found = self._route(view, packet, "output", src=source, quiet=True)
+        local = found.route is not None and found.route.kind == "local"
+        out = view.by_name.get("lo") if local else view.links.get(found.ifindex or 0)
+        if out is None:
+            self._lost(view, "output", f"the output device of the route is not known in {view.name}", packet)
+        if not local and packet.df and packet.length > (limit := self._path_mtu(found, out)):
+            self._too_big(view, out, packet, limit, "output", local=True)
+        tracking = self.table.begin(view, packet)
+        result = self._hook(view, Hook.OUTPUT, packet, tracking, "output", oif=out.name)
+        if result.route_changed or result.packet.dst != packet.dst:
+            found = self._route(view, result.packet, "output", src=result.packet.src)
+            local = found.route is not None and found.route.kind == "local"
+            out = view.by_name.get("lo") if local else view.links.get(found.ifindex or 0)
+            if out is None:
+                self._lost(view, "output", f"the output device of the route is not known in {view.name}", packet)
+        self._output(view, result.packet, result.tracking, found, out)
+
+    def _route(
+        self,
+        view: View,
+        packet: Packet,
+        stage: str,
+        *,
+        src: IPAddress | None,
+        iif: Link | None = None,
+        quiet: bool = False,
+    ) -> routing.Lookup:
+        """Look a route up and record it; the leg ends here when there is none."""
+        found = routing.lookup(view, packet, iif=iif.name if iif is not None else None, src=src)
+        names = {index: link.name for index, link in view.links.items()}
+        if isinstance(view.ns.routes, Missing):
+            self._lost(view, stage, f"the routes of {view.name} were not read: {view.ns.routes.reason}", packet)
+        reason: Reason | None = None
+        if found.route is None:
+            reason = Reason.NO_ROUTE
+            text = f"no route to {packet.dst} in {view.name}"
+        else:
+            reason = {
+                "blackhole": Reason.ROUTE_BLACKHOLE,
+                "unreachable": Reason.ROUTE_UNREACHABLE,
+                "prohibit": Reason.ROUTE_PROHIBIT,
+            }.get(found.route.kind)
+            text = f"route {route_text(found.route, names)}"
+        facts: dict[str, Any] = {
+            "route": found.route,
+            "rule": found.rule,
+            "device": self._name(view, found.ifindex),
+            "ifindex": found.ifindex,
+            "next_hop": found.gateway or packet.dst,
+        }
+        if reason is not None:
+            self._stop(
+                self._step(view, StepKind.ROUTE, stage, text, packet, outcome=Outcome.DROP, reason=reason, **facts)
+            )
+            if self.icmp_error is None and reason is not Reason.ROUTE_BLACKHOLE:
+                self.icmp_error = (3, 13) if reason is Reason.ROUTE_PROHIBIT else (3, 1)
+            raise _End
+        if not quiet:
+            self._add(self._step(view, StepKind.ROUTE, stage, text, packet, **facts))
+        return found
+
+    def _path_mtu(self, found: routing.Lookup, out: Link) -> int:
+        return min(out.mtu, found.route.mtu) if found.route is not None and found.route.mtu else out.mtu
+
+    def _too_big(self, view: View, out: Link, packet: Packet, limit: int, stage: str, *, local: bool) -> None:
+        """Stop a packet that may not be fragmented and does not fit (ip_exceeds_mtu; EMSGSIZE for local senders)."""
+        if self.end is None:
+            self.icmp_error = (3, 4) if packet.family == 4 else (2, 0)
+            self.mtu = limit
+        self._stop(
+            Step(
+                kind=StepKind.MTU,
+                netns=view.id,
+                segment=self.places.device(view, out) if not local else self.places.stack(view, stage),
+                text=f"{packet.length} bytes do not fit into {out.name} (mtu {limit})",
+                packet=packet,
+                outcome=Outcome.DROP,
+                reason=Reason.TOO_BIG,
+                device=out.name,
+                ifindex=out.ifindex,
+                link=out,
+            )
+        )
+
+    # -- output ------------------------------------------------------------------------------------------------
+
+    def _output(self, view: View, packet: Packet, tracking: Tracking, found: routing.Lookup, out: Link) -> None:
+        """Run POSTROUTING, resolve the next hop, and hand the frame to the device (ip_output, neigh_output)."""
+        result = self._hook(view, Hook.POSTROUTING, packet, tracking, "egress", oif=out.name)
+        packet = result.packet
+        self.table.keep(view, result.tracking)
+        if out.loopback:
+            self._receive(view, out, packet, dst_mac=None)
+            return
+        mac = self._resolve(view, out, found.gateway or packet.dst, packet)
+        self._xmit(view, out, packet, dst_mac=mac)
+
+    def _resolve(self, view: View, out: Link, address: IPAddress, packet: Packet) -> str | None:
+        """Resolve the next hop to a MAC; None when it cannot be told from here."""
+        if not (out.up and out.lower_up):
+            return None
+        answer = neigh.resolve(self.world, view, out, address, asking=packet.src)
+        segment = self.places.next_hop(view, out)
+        facts: dict[str, Any] = {
+            "kind": StepKind.NEIGHBOUR,
+            "netns": view.id,
+            "segment": segment,
+            "packet": packet,
+            "device": out.name,
+            "ifindex": out.ifindex,
+            "neighbour": answer.entry,
+            "next_hop": address,
+        }
+        if answer.how in (neigh.Resolved.NOBODY, neigh.Resolved.IGNORED):
+            point = self.places.point(view, out)
+            text = (
+                f"nobody on {out.name} answers for {address}"
+                if answer.how is neigh.Resolved.NOBODY
+                else f"the holder of {address} does not answer: {answer.sysctl}"
+            )
+            if self.end is None and self.icmp_error is None:
+                self.icmp_error = (3, 1) if packet.family == 4 else (1, 3)
+            reason = Reason.NEIGHBOUR_FAILED if answer.how is neigh.Resolved.NOBODY else Reason.ARP_IGNORED
+            self._stop(Step(outcome=Outcome.DROP, reason=reason, text=text, point=point, sysctl=answer.sysctl, **facts))
+            return None
+        if answer.how is neigh.Resolved.STATIC and answer.entry is not None and answer.owner is None:
+            wrong = not neigh.segment_of(self.world, view, out).open_ended
+            if wrong:
+                names = {index: link.name for index, link in view.links.items()}
+                self._add(Step(text=f"permanent entry {neighbour_text(answer.entry, names)}", **facts))
+                return answer.mac
+        if answer.how is not neigh.Resolved.NO_ARP:
+            whose = f" is {answer.mac}" if answer.mac else " is resolved on the link"
+            self._add(Step(text=f"next hop {address}{whose}", **facts))
+        return answer.mac
+
+    # -- devices -----------------------------------------------------------------------------------------------
+
+    def _xmit(self, view: View, out: Link, packet: Packet, *, dst_mac: str | None) -> None:
+        """Transmit a frame on a device."""
+        self.last_place = (view, out)
+        point = self.places.point(view, out)
+        facts: dict[str, Any] = {
+            "kind": StepKind.XMIT,
+            "netns": view.id,
+            "segment": self.places.device(view, out),
+            "packet": packet,
+            "device": out.name,
+            "ifindex": out.ifindex,
+            "link": out,
+            "point": point,
+        }
+        if not out.up:
+            self._stop(Step(outcome=Outcome.DROP, reason=Reason.LINK_DOWN, text=f"{link_text(out)} is down", **facts))
+        elif not out.lower_up:
+            self._stop(
+                Step(outcome=Outcome.DROP, reason=Reason.NO_CARRIER, text=f"{link_text(out)} has no carrier", **facts)
+            )
+        else:
+            self._add(Step(text=f"out of {out.name}", **facts))
+        if out.kind == "bridge":
+            self._bridge_forward(view, out, None, packet, dst_mac)
+        elif out.kind == "veth":
+            self._veth(view, out, packet, dst_mac)
+        elif out.kind == "macvlan":
+            self._macvlan(view, out, packet, dst_mac)
+        elif out.kind == "vxlan":
+            self._leave(view, out, packet, f"encapsulated by {out.name}")
+        else:
+            self._leave(view, out, packet, f"leaves this host by {out.name}")
+
+    def _leave(self, view: View, out: Link, packet: Packet, text: str) -> NoReturn:
+        self._add(
+            Step(
+                kind=StepKind.LEAVE,
+                netns=view.id,
+                segment=Segment.REMOTE,
+                text=text,
+                packet=packet,
+                device=out.name,
+                ifindex=out.ifindex,
+            )
+        )
+        self.answer = answer_to(packet, accepted=True)
+        self._finish(LegEnd.LEFT)
+
+    def _veth(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Cross a veth pair (veth_xmit, __dev_forward_skb)."""
+        inode = view.peer(out)
+        if inode is None or self._is_uplink(view, out, inode):
+            self._leave(view, out, packet, f"leaves this host by {out.name}")
+        other = self.world.view(inode)
+        if other is None:
+            self.needs = (inode,)
+            self._finish(LegEnd.NEEDS)
+        far = other.links.get(out.peer_ifindex or 0)
+        if far is None:
+            self._lost(other, "stack", f"the peer of {out.name} is not in {other.name}", packet)
+        # is_skb_forwardable: the frame may be as long as the receiving end's MTU, link header and one VLAN tag.
+        if packet.length > far.mtu + 4:
+            self._stop(
+                Step(
+                    kind=StepKind.MTU,
+                    netns=other.id,
+                    segment=Segment.BRIDGE
+                    if far.master is not None or out.master is not None
+                    else self.places.device(other, far),
+                    text=f"{packet.length} bytes do not fit into {far.name} (mtu {far.mtu}), and veth sends no error",
+                    packet=packet,
+                    outcome=Outcome.DROP,
+                    reason=Reason.FRAME_TOO_BIG,
+                    device=far.name,
+                    ifindex=far.ifindex,
+                    link=far,
+                )
+            )
+        self._receive(other, far, packet, dst_mac=dst_mac)
+
+    def _is_uplink(self, view: View, out: Link, inode: int) -> bool:
+        """Tell whether a veth of the host leads out of what this host's question is about.
+
+        From the host's namespace the way is followed only into namespaces that the question or an engine names:
+        anything else behind a veth is the outside world to this host, as hardware would be.
+        """
+        if view.id != self.world.host or inode == view.id:
+            return False
+        return inode not in (self.flow.src.netns, self.flow.dst.netns) and inode not in self.world.containers
+
+    def _macvlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Send from a macvlan child: to a sibling in bridge mode, else out by the parent (macvlan_queue_xmit)."""
+        inode = view.peer(out)
+        parent_view = self.world.view(inode) if inode is not None else None
+        if inode is not None and parent_view is None:
+            self.needs = (inode,)
+            self._finish(LegEnd.NEEDS)
+        parent = parent_view.links.get(out.peer_ifindex or 0) if parent_view is not None else None
+        if parent_view is None or parent is None:
+            self._leave(view, out, packet, f"leaves by the parent of {out.name}")
+        if out.macvlan_mode == "bridge" and dst_mac is not None:
+            for sibling_view in self.world.views.values():
+                for sibling in sibling_view.links.values():
+                    if (
+                        sibling.kind == "macvlan"
+                        and sibling.mac == dst_mac
+                        and sibling.peer_ifindex == parent.ifindex
+                        and sibling_view.peer(sibling) == parent_view.id
+                    ):
+                        self._receive(sibling_view, sibling, packet, dst_mac=dst_mac)
+                        return
+        point = self.places.point(parent_view, parent)
+        facts: dict[str, Any] = {
+            "kind": StepKind.XMIT,
+            "netns": parent_view.id,
+            "segment": Segment.EGRESS,
+            "packet": packet,
+            "device": parent.name,
+            "ifindex": parent.ifindex,
+            "link": parent,
+            "point": point,
+        }
+        if not (parent.up and parent.lower_up):
+            reason = Reason.LINK_DOWN if not parent.up else Reason.NO_CARRIER
+            self._stop(Step(outcome=Outcome.DROP, reason=reason, text=f"the parent {parent.name} is down", **facts))
+        elif dst_mac is not None and dst_mac == parent.mac:
+            self._stop(
+                Step(
+                    outcome=Outcome.DROP,
+                    reason=Reason.MACVLAN_ISOLATED,
+                    text=f"{out.name} and its parent {parent.name} cannot talk to each other",
+                    **facts,
+                )
+            )
+            raise _End
+        else:
+            self._add(Step(text=f"out of {parent.name}", **facts))
+        self._leave(parent_view, parent, packet, f"leaves this host by {parent.name}")
+
+    # -- input -------------------------------------------------------------------------------------------------
+
+    def _receive(self, view: View, device: Link, packet: Packet, *, dst_mac: str | None) -> None:
+        """Take a frame in on a device (__netif_receive_skb_core)."""
+        self.last_place = (view, device)
+        point = self.places.point(view, device)
+        facts: dict[str, Any] = {
+            "kind": StepKind.RECEIVE,
+            "netns": view.id,
+            "segment": self.places.device(view, device),
+            "packet": packet,
+            "device": device.name,
+            "ifindex": device.ifindex,
+            "link": device,
+        }
+        if not device.up:
+            self._stop(
+                Step(outcome=Outcome.DROP, reason=Reason.LINK_DOWN, text=f"{link_text(device)} is down", **facts)
+            )
+        else:
+            self._add(Step(text=f"in by {device.name}", point=point, **facts))
+        if device.master is not None and device.master in view.links and view.links[device.master].kind == "bridge":
+            self._bridge_input(view, view.links[device.master], device, packet, dst_mac)
+            return
+        if dst_mac is not None and device.mac is not None and dst_mac != device.mac and not device.loopback:
+            self._stop(
+                Step(
+                    outcome=Outcome.DROP,
+                    reason=Reason.OTHERHOST,
+                    text=f"the frame is for {dst_mac}, not for {device.name} ({device.mac})",
+                    **facts,
+                )
+            )
+            self._adopt(view, device, packet, dst_mac)
+        self._ip_receive(view, device, packet)
+
+    def _adopt(self, view: View, device: Link, packet: Packet, dst_mac: str) -> None:
+        """Go on beyond a port that no bridge holds, as a port of the bridge that the frame is meant for."""
+        for candidate in view.links.values():
+            if candidate.kind == "bridge" and candidate.mac == dst_mac:
+                self._bridge_up(view, candidate, packet)
+                raise _End
+
+    def _bridge_input(self, view: View, bridge: Link, port: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Take a frame in on a bridge port (br_handle_frame, br_handle_frame_finish)."""
+        facts: dict[str, Any] = {
+            "kind": StepKind.BRIDGE,
+            "netns": view.id,
+            "segment": Segment.BRIDGE,
+            "device": port.name,
+            "ifindex": port.ifindex,
+            "link": port,
+        }
+        blocked = bridging.ingress(bridge, port)
+        if blocked is not None:
+            self._stop(Step(outcome=Outcome.DROP, reason=blocked.reason, text=blocked.text, packet=packet, **facts))
+        arrived = packet
+        prerouted = bridging.calls_iptables(view, bridge, packet.family)
+        tracking = self.table.begin(view, packet)
+        bridge_result = self._hook(
+            view, Hook.PREROUTING, packet, tracking, "bridge", family="bridge", iif=port.name, physin=port.name
+        )
+        packet = bridge_result.packet
+        if prerouted:
+            result = self._hook(view, Hook.PREROUTING, packet, tracking, "bridge", iif=bridge.name, physin=port.name)
+            packet, tracking = result.packet, result.tracking
+        target = dst_mac
+        if packet.dst != arrived.dst:
+            # br_nf_pre_routing_finish: after DNAT the frame goes to the bridge's own stack, unless the new
+            # destination is on this very bridge.
+            found = routing.lookup(view, packet, iif=bridge.name, src=packet.src)
+            onlink = found.route is not None and found.route.kind == "unicast" and found.ifindex == bridge.ifindex
+            target = self._resolve(view, bridge, packet.dst, packet) if onlink else bridge.mac
+        if target is None or target == bridge.mac or bridging.is_local_mac(view, bridge, target):
+            self._bridge_up(view, bridge, packet, tracking=tracking if prerouted else None)
+            return
+        self._bridge_forward(view, bridge, port, packet, target, tracking=tracking)
+
+    def _bridge_up(self, view: View, bridge: Link, packet: Packet, tracking: Tracking | None = None) -> None:
+        """Pass a frame up to the bridge's own IP stack (br_pass_frame_up)."""
+        self.last_place = (view, bridge)
+        point = self.places.point(view, bridge)
+        facts: dict[str, Any] = {
+            "kind": StepKind.RECEIVE,
+            "netns": view.id,
+            "segment": self.places.device(view, bridge),
+            "packet": packet,
+            "device": bridge.name,
+            "ifindex": bridge.ifindex,
+            "link": bridge,
+        }
+        if not bridge.up:
+            self._stop(
+                Step(outcome=Outcome.DROP, reason=Reason.LINK_DOWN, text=f"{link_text(bridge)} is down", **facts)
+            )
+        else:
+            self._add(Step(text=f"up to {bridge.name}", point=point, **facts))
+        self._hook(view, Hook.INPUT, packet, self.table.begin(view, packet), "bridge", family="bridge", iif=bridge.name)
+        self._ip_receive(view, bridge, packet, tracked=tracking)
+
+    def _bridge_forward(
+        self,
+        view: View,
+        bridge: Link,
+        port: Link | None,
+        packet: Packet,
+        dst_mac: str | None,
+        *,
+        tracking: Tracking | None = None,
+    ) -> None:
+        """Choose the port a frame leaves a bridge by, and send it (br_forward, br_flood, br_dev_xmit)."""
+        choice = bridging.egress(self.world, view, bridge, port, dst_mac, packet.dst)
+        facts: dict[str, Any] = {
+            "kind": StepKind.BRIDGE,
+            "netns": view.id,
+            "segment": Segment.BRIDGE,
+            "packet": packet,
+            "fdb": choice.entry,
+        }
+        if choice.needs is not None:
+            self.needs = (choice.needs,)
+            self._finish(LegEnd.NEEDS)
+        out = choice.port
+        if out is None:
+            self._stop(
+                Step(
+                    outcome=Outcome.UNKNOWN if choice.open_ended else Outcome.DROP,
+                    reason=choice.reason,
+                    text=choice.text,
+                    device=bridge.name,
+                    ifindex=bridge.ifindex,
+                    **facts,
+                )
+            )
+            raise _End
+        if choice.reason is not None:
+            self._stop(
+                Step(
+                    outcome=Outcome.DROP,
+                    reason=choice.reason,
+                    text=choice.text,
+                    device=out.name,
+                    ifindex=out.ifindex,
+                    link=out,
+                    **facts,
+                )
+            )
+            out = choice.right_port or out
+        else:
+            self._add(Step(text=choice.text, device=out.name, ifindex=out.ifindex, link=out, **facts))
+        if port is not None:
+            packet = self._bridge_hooks(view, bridge, port, out, packet, tracking or self.table.begin(view, packet))
+        else:
+            self._hook(
+                view,
+                Hook.OUTPUT,
+                packet,
+                self.table.begin(view, packet),
+                "bridge",
+                family="bridge",
+                oif=out.name,
+                physout=out.name,
+            )
+        self._xmit(view, out, packet, dst_mac=dst_mac)
+
+    def _bridge_hooks(
+        self, view: View, bridge: Link, port: Link, out: Link, packet: Packet, tracking: Tracking
+    ) -> Packet:
+        """Run FORWARD and POSTROUTING for a bridged frame: the bridge's, and IP's where br_netfilter calls them."""
+        ip_too = bridging.calls_iptables(view, bridge, packet.family)
+        for hook in (Hook.FORWARD, Hook.POSTROUTING):
+            result = self._hook(
+                view,
+                hook,
+                packet,
+                tracking,
+                "bridge",
+                family="bridge",
+                iif=port.name,
+                oif=out.name,
+                physin=port.name,
+                physout=out.name,
+            )
+            packet = result.packet
+            if ip_too:
+                result = self._hook(
+                    view,
+                    hook,
+                    packet,
+                    tracking,
+                    "bridge",
+                    iif=bridge.name if hook is Hook.FORWARD else None,
+                    oif=bridge.name,
+                    physin=port.name,
+                    physout=out.name,
+                )
+                packet, tracking = result.packet, result.tracking
+        if ip_too:
+            self.table.keep(view, tracking)
+        return packet
+
+    def _ip_receive(self, view: View, device: Link, packet: Packet, tracked: Tracking | None = None) -> None:
+        """Run PREROUTING, route the packet, and deliver or forward it (ip_rcv, ip_route_input_slow)."""
+        if packet.family == 6 and view.conf(6, device.name, "disable_ipv6", 0):
+            self._stop(
+                self._step(
+                    view,
+                    StepKind.RECEIVE,
+                    "stack",
+                    f"IPv6 is disabled on {device.name}",
+                    packet,
+                    outcome=Outcome.DROP,
+                    reason=Reason.IPV6_DISABLED,
+                    device=device.name,
+                    ifindex=device.ifindex,
+                    sysctl=f"net.ipv6.conf.{device.name}.disable_ipv6 = 1",
+                )
+            )
+        tracking = tracked
+        if tracking is None:
+            # br_netfilter ran PREROUTING already for a frame that came up through a bridge (ip_sabotage_in).
+            result = self._hook(view, Hook.PREROUTING, packet, self.table.begin(view, packet), "stack", iif=device.name)
+            packet, tracking = result.packet, result.tracking
+        found = routing.lookup(view, packet, iif=device.name, src=packet.src)
+        local = found.route is not None and found.route.kind == "local"
+        self._check_source(view, device, packet, local=local)
+        if local:
+            self._route(view, packet, "stack", src=packet.src, iif=device)
+            self._deliver(view, device, packet, tracking)
+            return
+        self._check_forwarding(view, device, packet)
+        found = self._route(view, packet, "stack", src=packet.src, iif=device)
+        if found.route is not None and found.route.kind in ("broadcast", "multicast", "anycast"):
+            self._deliver(view, device, packet, tracking)
+            return
+        self._forward(view, device, packet, tracking, found)
+
+    def _check_source(self, view: View, device: Link, packet: Packet, *, local: bool) -> None:
+        """Drop martians and what strict or loose reverse-path filtering refuses (__fib_validate_source)."""
+        if packet.family != 4 or device.loopback:
+            return
+        facts: dict[str, Any] = {"device": device.name, "ifindex": device.ifindex, "outcome": Outcome.DROP}
+        localnet = view.conf_max(4, device.name, "route_localnet", 0)
+        if not localnet and (packet.src.is_loopback or packet.dst.is_loopback):
+            self._stop(
+                self._step(
+                    view,
+                    StepKind.RP_FILTER,
+                    "stack",
+                    f"an address of 127.0.0.0/8 came in by {device.name}",
+                    packet,
+                    reason=Reason.MARTIAN,
+                    sysctl=f"net.ipv4.conf.{device.name}.route_localnet = 0",
+                    **facts,
+                )
+            )
+        mode = view.conf_max(4, device.name, "rp_filter", 0)
+        back = replace(packet, src=packet.dst, dst=packet.src)
+        found = routing.lookup(view, back, iif="lo", src=packet.dst)
+        kind = found.route.kind if found.route is not None else None
+        if kind == "local":
+            if not view.conf(4, device.name, "accept_local", 0):
+                self._stop(
+                    self._step(
+                        view,
+                        StepKind.RP_FILTER,
+                        "stack",
+                        f"the source {packet.src} is an address of {view.name} itself",
+                        packet,
+                        reason=Reason.MARTIAN,
+                        sysctl=f"net.ipv4.conf.{device.name}.accept_local = 0",
+                        **facts,
+                    )
+                )
+            return
+        if not mode:
+            return
+        devices = [hop.ifindex for hop in found.route.nexthops] if kind == "unicast" and found.route else []
+        if device.ifindex in devices:
+            return
+        if mode == 2 and devices:
+            return
+        towards = self._name(view, devices[0]) if devices else None
+        self._stop(
+            self._step(
+                view,
+                StepKind.RP_FILTER,
+                "stack",
+                f"{packet.src} came in by {device.name}, but the way back to it is "
+                + (f"by {towards}" if towards else "unknown"),
+                packet,
+                reason=Reason.RP_FILTER,
+                sysctl=self._rp_filter_text(view, device, mode),
+                route=found.route,
+                rule=found.rule,
+                **facts,
+            )
+        )
+
+    def _rp_filter_text(self, view: View, device: Link, mode: int) -> str:
+        own = view.conf(4, device.name, "rp_filter", 0)
+        return f"net.ipv4.conf.{device.name if own == mode else 'all'}.rp_filter = {mode}"
+
+    def _check_forwarding(self, view: View, device: Link, packet: Packet) -> None:
+        """Drop packets for others where the namespace, or the interface they came by, does not forward."""
+        name = "forwarding"
+        default = view.number("net.ipv4.ip_forward", 0) if packet.family == 4 else 0
+        on = view.conf(packet.family, device.name, name, default)
+        general = view.conf(packet.family, "all", name, default)
+        # IPv6 asks the interface alone unless `all` is set (ip6_forward looks at net->ipv6.devconf_all->forwarding).
+        passes = on if packet.family == 4 else general
+        key = device.name if packet.family == 4 and general else "all"
+        text = f"net.ipv{packet.family}.conf.{key}.forwarding = {0 if not passes else 1}"
+        if packet.family == 4 and not general:
+            text = "net.ipv4.ip_forward = 0"
+        if passes:
+            self._add(
+                self._step(
+                    view,
+                    StepKind.FORWARD,
+                    "stack",
+                    f"{view.name} forwards what comes in by {device.name}",
+                    packet,
+                    device=device.name,
+                    ifindex=device.ifindex,
+                    sysctl=text,
+                )
+            )
+            return
+        if isinstance(view.ns.sysctls, Missing):
+            self._doubt(view, "stack", f"the sysctls of {view.name} were not read", packet)
+            return
+        self._stop(
+            self._step(
+                view,
+                StepKind.FORWARD,
+                "stack",
+                f"{view.name} does not forward: {text}",
+                packet,
+                outcome=Outcome.DROP,
+                reason=Reason.FORWARDING_OFF,
+                device=device.name,
+                ifindex=device.ifindex,
+                sysctl=text,
+            )
+        )
+
+    def _forward(self, view: View, device: Link, packet: Packet, tracking: Tracking, found: routing.Lookup) -> None:
+        """Forward a packet: TTL, MTU, FORWARD, then out (ip_forward)."""
+        out = view.links.get(found.ifindex or 0)
+        if out is None:
+            self._lost(view, "stack", f"the output device of the route is not known in {view.name}", packet)
+        if packet.ttl <= 1:
+            if self.end is None:
+                self.icmp_error = (11, 0) if packet.family == 4 else (3, 0)
+            self._stop(
+                self._step(
+                    view,
+                    StepKind.FORWARD,
+                    "stack",
+                    f"the packet's TTL runs out in {view.name}",
+                    packet,
+                    outcome=Outcome.DROP,
+                    reason=Reason.TTL_EXCEEDED,
+                    device=device.name,
+                    ifindex=device.ifindex,
+                    route=found.route,
+                )
+            )
+            raise _End
+        if packet.df and packet.length > (limit := self._path_mtu(found, out)):
+            self._too_big(view, out, packet, limit, "egress", local=False)
+        packet = replace(packet, ttl=packet.ttl - 1)
+        result = self._hook(view, Hook.FORWARD, packet, tracking, "stack", iif=device.name, oif=out.name)
+        self._output(view, result.packet, result.tracking, found, out)
+
+    def _deliver(self, view: View, device: Link, packet: Packet, tracking: Tracking) -> None:
+        """Run INPUT and hand the packet to a socket, or to the kernel's own ICMP (ip_local_deliver)."""
+        result = self._hook(view, Hook.INPUT, packet, tracking, "stack", iif=device.name)
+        packet = result.packet
+        self.table.keep(view, result.tracking)
+        answer = sockets.deliver(view, packet, own_reply=self.direction is Direction.REPLY)
+        step = self._step(
+            view,
+            StepKind.LOCAL,
+            "local",
+            answer.text,
+            packet,
+            outcome=answer.outcome,
+            reason=answer.reason,
+            socket=answer.socket,
+            sysctl=answer.sysctl,
+            device=device.name,
+            ifindex=device.ifindex,
+        )
+        self.answer = answer_to(packet, accepted=answer.reason is not Reason.NOT_LISTENING)
+        if answer.outcome is Outcome.ARRIVED:
+            self._add(step)
+            self._finish(LegEnd.ARRIVED)
+        self._stop(step)
+        self._finish(LegEnd.DROPPED if answer.outcome is Outcome.DROP else LegEnd.UNKNOWN)
+
+    # -- shared ------------------------------------------------------------------------------------------------
+
+    def _hook(
+        self,
+        view: View,
+        hook: Hook,
+        packet: Packet,
+        tracking: Tracking,
+        stage: str,
+        *,
+        family: str | None = None,
+        iif: str | None = None,
+        oif: str | None = None,
+        physin: str | None = None,
+        physout: str | None = None,
+    ) -> HookResult:
+        """Run a netfilter hook and record it; a drop ends the leg, and the walk goes on beyond as if accepted."""
+        result = run_hook(view, hook, packet, tracking, family=family, iif=iif, oif=oif, physin=physin, physout=physout)
+        segment = Segment.BRIDGE if stage == "bridge" else self.places.stack(view, stage)
+        facts: dict[str, Any] = {
+            "kind": StepKind.HOOK,
+            "netns": view.id,
+            "segment": segment,
+            "packet": result.packet,
+            "hook": result,
+            "device": oif or iif,
+        }
+        name = f"{family or ('ip' if packet.family == 4 else 'ip6')} {hook.upper()}"
+        if isinstance(view.ns.netfilter, Missing):
+            self._doubt(
+                view, stage, f"the rules of {view.name} were not read: {view.ns.netfilter.reason}", packet)
+        if result.verdict is FilterVerdict.ACCEPT:
+            if result.trail or result.nats or result.packet != packet:
+                nats = "; ".join(_nat_text(each) for each in result.nats)
+                self._add(Step(text=f"{name} accepts" + (f"; {nats}" if nats else ""), **facts))
+            return result
+        if result.verdict is FilterVerdict.UNKNOWN:
+            self._stop(Step(text=f"{name}: a match cannot be evaluated", outcome=Outcome.UNKNOWN, **facts))
+            return result
+        rule = result.decided_by
+        what = f"{rule.table} {rule.chain}: {rule.text}" if rule is not None else "a rule"
+        self._stop(
+            Step(text=f"{name} {result.verdict}s: {what}", outcome=Outcome.DROP, reason=Reason.FILTERED, **facts)
+        )
+        if result.verdict is FilterVerdict.STOLEN:
+            raise _End
+        return result
+
+    def _doubt(self, view: View, stage: str, text: str, packet: Packet) -> None:
+        """Record that the model cannot tell from here on, and go on as if the packet passed."""
+        self._stop(self._step(view, StepKind.SEND, stage, text, packet, outcome=Outcome.UNKNOWN))
+
+    def _lost(self, view: View, stage: str, text: str, packet: Packet) -> NoReturn:
+        """Record that the model cannot tell where the packet goes."""
+        self._doubt(view, stage, text, packet)
+        self._finish(LegEnd.UNKNOWN)
+
+    @staticmethod
+    def _name(view: View, ifindex: int | None) -> str | None:
+        return view.links[ifindex].name if ifindex is not None and ifindex in view.links else None
+
+
+def _nat_text(nat: Any) -> str:
+    parts = []
+    if nat.new_src is not None:
+        parts.append(f"source {nat.old_src} becomes {nat.new_src}")
+    if nat.new_dst is not None:
+        port = f":{nat.new_dport}" if nat.new_dport is not None else ""
+        parts.append(f"destination {nat.old_dst} becomes {nat.new_dst}{port}")
+    return ", ".join(parts)
+
+
+def _unspecified(family: int) -> IPAddress:
+    from ipaddress import IPv4Address, IPv6Address
+
+    return IPv4Address(0) if family == 4 else IPv6Address(0)
+
+
+def answer_to(packet: Packet, *, accepted: bool) -> Packet:
+    """Return what a healthy far end sends back to a packet: echo reply, SYN-ACK, RST, or a datagram."""
+    swapped = replace(
+        packet,
+        src=packet.dst,
+        dst=packet.src,
+        sport=packet.dport,
+        dport=packet.sport,
+        ttl=64,
+        mark=0,
+        src_mac=None,
+        dst_mac=None,
+        uid=None,
+        gid=None,
+    )
+    if packet.proto in (1, 58):
+        return replace(swapped, icmp_type=0 if packet.family == 4 else 129)
+    if packet.proto == 6:
+        return replace(swapped, tcp_flags=TCP_SYN_ACK if accepted else TCP_RST_ACK, length=60 if accepted else 40)
+    return swapped
+
+
+__all__ = ["answer_to", "predict"]

@@ -1,0 +1,109 @@
+"""The shapes of a rule and of its result."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nettrace.correlate import Blocker
+from nettrace.model.path import Segment
+from nettrace.model.snapshot import Snapshot
+from nettrace.model.verdict import Basis, Evidence, Severity
+from nettrace.rules.case import Case
+
+Change = Callable[[Snapshot], Snapshot]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mend:
+    """A remedy: one sentence, the commands, and the same change to a snapshot (None when it cannot be modelled)."""
+
+    summary: str
+    commands: tuple[str, ...] = ()
+    change: Change | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One fault found: where, the sentences for a person, the evidence, and how to mend it.
+
+    `blocker` is the stop that this fault explains, None for a fault that explains none (a warning). `segment` and
+    `device` correct the stop where the fault lies elsewhere than its effect.
+    """
+
+    title: str
+    explanation: str
+    at: str
+    evidence: tuple[Evidence, ...]
+    mend: Mend
+    basis: Basis
+    blocker: Blocker | None = None
+    severity: Severity | None = None
+    segment: Segment | None = None
+    device: str | None = None
+    netns: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fired:
+    """The fault is there."""
+
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class Clear:
+    """Everything needed was known, and the fault is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """It cannot be told: `needs` names the sections that are missing."""
+
+    needs: tuple[str, ...]
+    reason: str
+
+
+Result = Fired | Clear | Unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One fault that nettrace can name. `doc` is the rule's module docstring, read by `nettrace explain`.
+
+    Several faults may explain one stop; the lowest `rank` is the cause: 10 engine, 20 links and bridge, 30 addresses
+    and neighbours, 40 sysctls, 50 routes, 60 filter and NAT, 70 MTU, 80 services, 90 whatever is left.
+    """
+
+    code: str
+    severity: Severity
+    needs: tuple[str, ...]
+    rank: int
+    check: Callable[[Case], Result]
+    doc: str = field(default="", repr=False)
+
+
+def rule(
+    code: str,
+    check: Callable[[Case], Result],
+    *,
+    rank: int,
+    needs: tuple[str, ...] = (),
+    severity: Severity = Severity.BLOCKING,
+) -> Rule:
+    """Make a rule out of a check; its documentation is the docstring of the module that the check is in."""
+    return Rule(
+        code=code,
+        severity=severity,
+        needs=needs,
+        rank=rank,
+        check=check,
+        doc=sys.modules[check.__module__].__doc__ or "",
+    )
+
+
+def fired(*hits: Hit | None) -> Result:
+    """Return Fired with the hits that are there, Clear without any."""
+    found = tuple(hit for hit in hits if hit is not None)
+    return Fired(hits=found) if found else Clear()

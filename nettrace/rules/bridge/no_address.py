@@ -1,0 +1,68 @@
+"""The bridge lost the gateway address that its containers use.
+
+What it reports: the engine's gateway is not on the bridge.
+Why traffic stops: nobody answers ARP for the gateway, so nothing leaves the container.
+Proof: the engine's gateway against the bridge's addresses; ARP requests without an answer.
+Remedy: add the address, or restart the engine.
+Known limits: a gateway that is meant to be elsewhere (internal or macvlan networks) is not judged.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface
+
+from nettrace.model.path import Reason, Segment
+from nettrace.model.snapshot import Address
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import add_address
+from nettrace.rules.faults import blockers, intent_evidence
+from nettrace.rules.wording import wire_evidence
+
+REASONS = (Reason.NEIGHBOUR_FAILED, Reason.NEIGHBOUR_WRONG, Reason.NO_ROUTE, Reason.RP_FILTER, Reason.OTHERHOST)
+
+
+def check(case: Case) -> Result:
+    """Fire when a stop is on the way over an engine's bridge that lacks the network's gateway address."""
+    hits = []
+    host = case.host
+    ends = [case.container_of(end) for end in (case.flow.src, case.flow.dst)]
+    for blocker, step in blockers(case, *REASONS):
+        for container in ends:
+            for _endpoint, network in case.attachments(container):
+                bridge = host.by_name.get(network.bridge or "") if host is not None else None
+                subnet = next((each for each in network.subnets if each.subnet.version == case.flow.family), None)
+                if host is None or bridge is None or subnet is None or subnet.gateway is None or network.internal:
+                    continue
+                if host.owned.get(subnet.gateway) == bridge.ifindex:
+                    continue
+                if step.reason is Reason.NEIGHBOUR_FAILED and step.next_hop not in subnet.subnet:
+                    continue
+                held = ip_interface(f"{subnet.gateway}/{subnet.subnet.prefixlen}")
+                hits.append(
+                    Hit(
+                        title=f"{bridge.name} has lost its address {subnet.gateway}",
+                        explanation=f"The containers of {network.name} use {subnet.gateway} as their gateway, "
+                        f"but {bridge.name} does not hold it, so nobody answers for it.",
+                        at=f"{host.name}/{bridge.name}",
+                        evidence=(
+                            intent_evidence(f"gateway of {network.name}: {subnet.gateway}", network.engine),
+                            *wire_evidence(case, blocker),
+                        ),
+                        mend=Mend(
+                            summary="Give the bridge its address back (restarting the engine does so too).",
+                            commands=(f"ip addr add {held} dev {bridge.name}",),
+                            change=add_address(host.id, Address(ifindex=bridge.ifindex, address=held)),
+                        ),
+                        basis=blocker.basis,
+                        blocker=blocker,
+                        segment=Segment.BRIDGE,
+                        device=bridge.name,
+                        netns=host.id,
+                    )
+                )
+                return fired(*hits)
+    return fired(*hits)
+
+
+RULE = rule("bridge.no-address", check, rank=30, needs=("addresses", "intent"))

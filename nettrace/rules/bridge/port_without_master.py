@@ -1,0 +1,66 @@
+"""A host veth that should be a bridge port has no master, or the wrong one.
+
+What it reports: the engine attached the container to a bridge, but its host veth is a port of none, or of another.
+Why traffic stops: frames reach the host's stack on the veth itself; the bridge never sees them, and answers for the
+    container go to the bridge.
+Proof: the engine's attachment; the veth's link row; frames seen at the veth and not at the bridge.
+Remedy: make it a port again, then find what detached it.
+Known limits: without an engine there is no intent to compare with.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Segment
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import forget_neighbours, set_link, set_port, together
+from nettrace.rules.faults import attachment, intent_evidence
+from nettrace.rules.wording import link_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when the engine names a bridge, the container's host veth is no port of it, and the flow is stopped."""
+    hits = []
+    for end in (case.flow.src, case.flow.dst):
+        own = attachment(case, end)
+        if own is None or not case.blockers:
+            continue
+        view, _link, host, veth, _endpoint, network = own
+        if host is None or veth is None:
+            continue
+        bridge = host.by_name.get(network.bridge or "")
+        if bridge is None or veth.master == bridge.ifindex:
+            continue
+        now = host.links[veth.master].name if veth.master in host.links else "none"
+        hits.append(
+            Hit(
+                title=f"{veth.name}, the host's end of {end.name}'s interface, is not a port of {bridge.name}",
+                explanation=f"The engine put {end.name} on {bridge.name}, but {veth.name} is a port of {now}, "
+                "so the bridge never sees its frames.",
+                at=f"{host.name}/{veth.name}",
+                evidence=(
+                    intent_evidence(f"{end.name} is in network {network.name}, bridge {bridge.name}", network.engine),
+                    link_evidence(host, veth),
+                    *wire_evidence(case, case.blockers[0]),
+                ),
+                mend=Mend(
+                    summary="Make it a port of the bridge again, and find what detached it.",
+                    commands=(f"ip link set {veth.name} master {bridge.name}",),
+                    change=together(
+                        set_link(host.id, veth.ifindex, master=bridge.ifindex),
+                        set_port(host.id, veth.ifindex, state=3),
+                        set_link(host.id, bridge.ifindex, lower_up=True),
+                        forget_neighbours(view.id),
+                    ),
+                ),
+                basis=case.blockers[0].basis,
+                blocker=case.blockers[0],
+                segment=Segment.BRIDGE,
+                device=veth.name,
+                netns=host.id,
+            )
+        )
+    return fired(*hits)
+
+
+RULE = rule("bridge.port-without-master", check, rank=22, needs=("links", "intent"))

@@ -1,0 +1,249 @@
+"""Changes that a remedy makes, done to a copy of the snapshot, so that the model can say whether they would help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from msgspec.structs import replace
+
+from nettrace.model.base import IPAddress, Missing, Present, Values
+from nettrace.model.netfilter import RuleRef
+from nettrace.model.snapshot import (
+    Address,
+    DumpFormat,
+    Link,
+    Namespace,
+    Neighbour,
+    NetfilterDump,
+    NextHop,
+    Route,
+    Snapshot,
+)
+
+Change = Callable[[Snapshot], Snapshot]
+
+
+def together(*changes: Change) -> Change:
+    """Return the change that makes all changes, in order."""
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        for each in changes:
+            snapshot = each(snapshot)
+        return snapshot
+
+    return change
+
+
+def _in_namespace(netns: int, edit: Callable[[Namespace], Namespace]) -> Change:
+    def change(snapshot: Snapshot) -> Snapshot:
+        return replace(snapshot, namespaces=tuple(edit(ns) if ns.id == netns else ns for ns in snapshot.namespaces))
+
+    return change
+
+
+def _section(name: str, netns: int, edit: Callable[[tuple[Any, ...]], Iterable[Any]]) -> Change:
+    def edit_namespace(ns: Namespace) -> Namespace:
+        section = getattr(ns, name)
+        if isinstance(section, Missing):
+            return ns
+        return replace(ns, **{name: Present(rows=tuple(edit(section.rows)))})
+
+    return _in_namespace(netns, edit_namespace)
+
+
+def set_sysctls(netns: int, values: dict[str, str]) -> Change:
+    """Set sysctls of a namespace."""
+
+    def edit(ns: Namespace) -> Namespace:
+        if isinstance(ns.sysctls, Missing):
+            return ns
+        return replace(ns, sysctls=Values(values={**ns.sysctls.values, **values}))
+
+    return _in_namespace(netns, edit)
+
+
+def set_link(netns: int, ifindex: int, **facts: Any) -> Change:
+    """Change facts of a link."""
+
+    def edit(links: tuple[Link, ...]) -> Iterable[Link]:
+        return (replace(link, **facts) if link.ifindex == ifindex else link for link in links)
+
+    return _section("links", netns, edit)
+
+
+def set_port(netns: int, ifindex: int, **facts: Any) -> Change:
+    """Change facts of a bridge port."""
+
+    def edit(links: tuple[Link, ...]) -> Iterable[Link]:
+        for link in links:
+            if link.ifindex == ifindex and link.port is not None:
+                yield replace(link, port=replace(link.port, **facts))
+            else:
+                yield link
+
+    return _section("links", netns, edit)
+
+
+def add_route(netns: int, route: Route) -> Change:
+    """Add a route."""
+    return _section("routes", netns, lambda rows: (*rows, route))
+
+
+def default_route(gateway: IPAddress, ifindex: int) -> Route:
+    """Return a default route of the main table by a gateway."""
+    from ipaddress import ip_network
+
+    everything = ip_network("0.0.0.0/0" if gateway.version == 4 else "::/0")
+    return Route(table=254, dst=everything, nexthops=(NextHop(ifindex=ifindex, gateway=gateway),))
+
+
+def delete_route(netns: int, route: Route) -> Change:
+    """Delete a route."""
+    return _section("routes", netns, lambda rows: (row for row in rows if row != route))
+
+
+def add_address(netns: int, address: Address) -> Change:
+    """Add an address with the local and connected routes that come with it."""
+    from ipaddress import ip_network
+
+    held = address.address
+    hop = (NextHop(ifindex=address.ifindex),)
+    local = Route(table=255, dst=ip_network(f"{held.ip}/{held.max_prefixlen}"), kind="local", nexthops=hop)
+    connected = Route(table=254, dst=held.network, scope="link", prefsrc=held.ip, nexthops=hop)
+    return together(
+        _section("addresses", netns, lambda rows: (*rows, address)),
+        add_route(netns, local),
+        add_route(netns, connected),
+    )
+
+
+def delete_neighbour(netns: int, entry: Neighbour) -> Change:
+    """Delete a neighbour entry."""
+    return _section("neighbours", netns, lambda rows: (row for row in rows if row != entry))
+
+
+def forget_neighbours(netns: int) -> Change:
+    """Forget every neighbour entry that was learnt."""
+    return _section("neighbours", netns, lambda rows: (row for row in rows if row.state == "PERMANENT"))
+
+
+def delete_fdb(netns: int, mac: str, ifindex: int) -> Change:
+    """Delete a forwarding entry."""
+    return _section("fdb", netns, lambda rows: (row for row in rows if (row.mac, row.ifindex) != (mac, ifindex)))
+
+
+# --- netfilter ------------------------------------------------------------------------------------------------------
+
+
+def _dumps(netns: int, edit: Callable[[NetfilterDump], NetfilterDump]) -> Change:
+    return _section("netfilter", netns, lambda rows: (edit(row) for row in rows))
+
+
+def _edit_iptables(netns: int, backend: str, family: str, table: str, edit: Callable[[list[str]], list[str]]) -> Change:
+    """Edit the lines of one table of an iptables-save dump."""
+
+    def edit_dump(dump: NetfilterDump) -> NetfilterDump:
+        if (dump.format, dump.backend, dump.family) != (DumpFormat.IPTABLES_SAVE, backend, family):
+            return dump
+        out: list[str] = []
+        body: list[str] | None = None
+        for line in dump.text.splitlines():
+            if line.startswith("*"):
+                out.append(line)
+                body = [] if line[1:].strip() == table else None
+            elif body is not None and line.strip() == "COMMIT":
+                out.extend(edit(body))
+                out.append(line)
+                body = None
+            elif body is not None:
+                body.append(line)
+            else:
+                out.append(line)
+        return replace(dump, text="\n".join(out) + "\n")
+
+    return _dumps(netns, edit_dump)
+
+
+def _chain_of(line: str) -> str | None:
+    words = line.split()
+    if words and words[0].startswith("["):
+        words = words[1:]
+    return words[1] if len(words) > 1 and words[0] == "-A" else None
+
+
+def delete_rule(netns: int, ref: RuleRef) -> Change:
+    """Delete one rule, wherever it stands: in an iptables-save dump, or in nft's JSON by its handle."""
+
+    def drop_line(lines: list[str]) -> list[str]:
+        kept: list[str] = []
+        count = 0
+        for line in lines:
+            if _chain_of(line) == ref.chain:
+                count += 1
+                if count == ref.index:
+                    continue
+            kept.append(line)
+        return kept
+
+    def drop_object(dump: NetfilterDump) -> NetfilterDump:
+        if dump.format is not DumpFormat.NFT_JSON or ref.handle is None:
+            return dump
+        document = json.loads(dump.text)
+        document["nftables"] = [
+            each
+            for each in document.get("nftables", [])
+            if not (
+                isinstance(each.get("rule"), dict)
+                and each["rule"].get("handle") == ref.handle
+                and (each["rule"].get("family"), each["rule"].get("table"), each["rule"].get("chain"))
+                == (ref.family, ref.table, ref.chain)
+            )
+        ]
+        return replace(dump, text=json.dumps(document))
+
+    return together(_edit_iptables(netns, ref.backend, ref.family, ref.table, drop_line), _dumps(netns, drop_object))
+
+
+def insert_rule(netns: int, backend: str, family: str, table: str, rule: str) -> Change:
+    """Put a rule ("-A CHAIN …") first into its chain."""
+    chain = rule.split()[1]
+
+    def edit(lines: list[str]) -> list[str]:
+        for index, line in enumerate(lines):
+            if _chain_of(line) == chain:
+                return [*lines[:index], rule, *lines[index:]]
+        return [*lines, rule]
+
+    return _edit_iptables(netns, backend, family, table, edit)
+
+
+def append_rule(netns: int, backend: str, family: str, table: str, rule: str) -> Change:
+    """Put a rule ("-A CHAIN …") last into its chain."""
+    return _edit_iptables(netns, backend, family, table, lambda lines: [*lines, rule])
+
+
+def set_policy(netns: int, ref: RuleRef, policy: str) -> Change:
+    """Set the policy of a base chain ("ACCEPT")."""
+
+    def edit(lines: list[str]) -> list[str]:
+        return [
+            f":{ref.chain} {policy} {line.split()[-1]}" if line.startswith(f":{ref.chain} ") else line for line in lines
+        ]
+
+    def edit_json(dump: NetfilterDump) -> NetfilterDump:
+        if dump.format is not DumpFormat.NFT_JSON:
+            return dump
+        document = json.loads(dump.text)
+        for each in document.get("nftables", []):
+            chain = each.get("chain")
+            if isinstance(chain, dict) and (chain.get("family"), chain.get("table"), chain.get("name")) == (
+                ref.family,
+                ref.table,
+                ref.chain,
+            ):
+                chain["policy"] = policy.lower()
+        return replace(dump, text=json.dumps(document))
+
+    return together(_edit_iptables(netns, ref.backend, ref.family, ref.table, edit), _dumps(netns, edit_json))

@@ -1,0 +1,349 @@
+"""Decisions that several rules share: which fault a filter drop is, and where a container hangs on its bridge.
+
+Every stop has one name. The rules of one family ask the same function here and answer only for their own code, so
+that two of them can never claim the same object.
+"""
+
+from __future__ import annotations
+
+import re
+
+from nettrace.correlate import Blocker
+from nettrace.model.flow import FlowEnd
+from nettrace.model.intent import Endpoint, Network
+from nettrace.model.netfilter import CtState, FilterVerdict, Hook, RuleRef
+from nettrace.model.path import Direction, Reason, Step, StepKind
+from nettrace.model.snapshot import Link
+from nettrace.model.verdict import Basis, Evidence, EvidenceKind
+from nettrace.netfilter.ruleset import Rule as FilterRule
+from nettrace.predict.world import View
+from nettrace.rules.base import Hit, Mend
+from nettrace.rules.case import Case
+from nettrace.rules.change import append_rule, delete_rule, set_policy
+from nettrace.rules.wording import (
+    delete_command,
+    enter,
+    errno_evidence,
+    is_native_nft,
+    place_of,
+    policy_command,
+    program,
+    rule_evidence,
+    wire_evidence,
+)
+
+#: Firewall managers whose rules are mended with their own commands.
+MANAGERS = ("ufw", "firewalld", "csf", "fail2ban", "kube", "calico", "cilium", "flannel", "libvirt", "lxd", "tailscale")
+ENGINES = ("docker", "podman", "cni")
+
+
+def blockers(case: Case, *reasons: Reason) -> list[tuple[Blocker, Step]]:
+    """Return the stops that the model has a step for, with one of the reasons."""
+    return [(each, each.step) for each in case.blockers if each.step is not None and each.step.reason in reasons]
+
+
+def view_of(case: Case, step: Step) -> View:
+    """Return the namespace that a step is in; every step of a trace has one."""
+    return case.world.views[step.netns]
+
+
+def attachment(case: Case, end: FlowEnd) -> tuple[View, Link, View | None, Link | None, Endpoint, Network] | None:
+    """Return how an end hangs on a bridge network: its namespace and link, the host's and the veth, endpoint, network.
+
+    Of several networks, the one that the flow's address belongs to; else the first with a bridge.
+    """
+    container = case.container_of(end)
+    view = case.view(end.netns)
+    if container is None or view is None or end.netns == case.world.host:
+        return None
+    best: tuple[View, Link, View | None, Link | None, Endpoint, Network] | None = None
+    for endpoint, network in case.attachments(container):
+        link = case.link_of(view, endpoint)
+        if link is None or network.bridge is None:
+            continue
+        peer = case.peer_of(view, link)
+        found = (view, link, peer[0] if peer else None, peer[1] if peer else None, endpoint, network)
+        used = any(
+            step.netns == view.id and step.device == link.name
+            for direction in Direction
+            for step in case.steps(direction)
+        )
+        if used:
+            return found
+        best = best or found
+    return best
+
+
+# --- filter ---------------------------------------------------------------------------------------------------------
+
+
+def filtered(case: Case) -> list[tuple[Blocker, Step, RuleRef]]:
+    """Return the stops that a netfilter rule or policy makes."""
+    found = []
+    for blocker, step in blockers(case, Reason.FILTERED):
+        if step.hook is not None and step.hook.decided_by is not None:
+            found.append((blocker, step, step.hook.decided_by))
+    return found
+
+
+def filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
+    """Return the code of a filter drop, by where the rule stands, who wrote it, and what the engine meant."""
+    if ref.family == "bridge":
+        return "bridge.filter-drop"
+    if step.netns != case.world.host:
+        return "filter.container-drop"
+    if _drops_invalid(step, ref):
+        return "conntrack.invalid-drop"
+    hook = step.hook.hook if step.hook is not None else None
+    engine_code = _engine_rule_fault(case, step, ref)
+    if engine_code is not None:
+        return engine_code
+    if _split(case, step, ref):
+        return "filter.backend-split"
+    if ref.owner in MANAGERS:
+        return "filter.foreign-firewall"
+    if hook is Hook.INPUT:
+        return "filter.input-drop"
+    if hook is Hook.FORWARD and ref.index is None and ref.chain == "FORWARD":
+        missing = engine_rules(case, step.netns, ref)
+        if missing is not None:
+            return missing
+        return "filter.forward-policy-drop"
+    return "filter.rule-drop"
+
+
+def _drops_invalid(step: Step, ref: RuleRef) -> bool:
+    states = (CtState.INVALID, CtState.UNTRACKED)
+    return step.hook is not None and step.hook.tracking.state in states and "invalid" in ref.text.lower()
+
+
+def _engine_rule_fault(case: Case, step: Step, ref: RuleRef) -> str | None:
+    """Return the code of a drop that the engine itself wrote, None when it did not."""
+    if ref.index is None:
+        return None
+    ours = ref.owner in ENGINES
+    same = re.search(r"-i (\S+) -o \1(?: |$)", ref.text)
+    bridge = same[1] if same else None
+    comment = ref.text
+    if bridge is not None or '"ICC"' in comment:
+        network = case.network_of_bridge(bridge) if bridge is not None else _network_of_chain(case, ref)
+        # Only what the engine meant is icc; the same rule from another hand is that hand's rule.
+        if network is not None and network.icc is False and ref.chain not in ("DOCKER-USER",):
+            return "filter.icc-disabled"
+        return None
+    if not ours:
+        return None
+    if "INTERNAL" in ref.chain or "INTERNAL NETWORK" in comment:
+        return "filter.internal-network"
+    if "ISOLATION" in ref.chain:
+        network = _network_in(case, ref)
+        if network is not None and network.internal and ("! -s " in ref.text or "! -d " in ref.text):
+            return "filter.internal-network"
+        return "filter.network-isolation"
+    if ref.table == "raw" or "DROP DIRECT ACCESS" in comment or "DROP REMOTE LOOPBACK" in comment:
+        return "filter.direct-access-drop"
+    if re.search(r"! -i (\S+) -o \1(?: |$)", ref.text) or "UNPUBLISHED PORT DROP" in comment:
+        source = case.container_of(case.flow.src)
+        return "filter.network-isolation" if source is not None else "filter.unpublished-port-drop"
+    return None
+
+
+def _network_in(case: Case, ref: RuleRef) -> Network | None:
+    for network in case.before.intent.networks:
+        if network.bridge is not None and re.search(rf"-[io] {re.escape(network.bridge)}(?: |$)", ref.text):
+            return network
+    return None
+
+
+def _network_of_chain(case: Case, ref: RuleRef) -> Network | None:
+    for network in case.before.intent.networks:
+        if network.bridge is not None and ref.chain.endswith(f"__{network.bridge}"):
+            return network
+    return None
+
+
+def _split(case: Case, step: Step, ref: RuleRef) -> bool:
+    """Tell whether the engine's rules stand in the other iptables backend than the one that drops."""
+    if is_native_nft(ref):
+        return False
+    view = view_of(case, step)
+    backends = {
+        table.backend
+        for table in view.ruleset.tables
+        if table.name == "filter" and table.family == ref.family
+        for chain in table.chains.values()
+        if chain.name.startswith(("DOCKER", "NETAVARK")) and chain.rules
+    }
+    return bool(backends) and ref.backend not in backends
+
+
+def engine_rules(case: Case, netns: int, ref: RuleRef) -> str | None:
+    """Tell whether the engine's forward rules are gone or bypassed; None when they are in place or none is meant."""
+    engine = case.engine
+    if engine is None or engine.name not in ("docker", "lab") or engine.iptables is False:
+        return None
+    table = case.world.views[netns].ruleset.table(ref.backend, ref.family, "filter")
+    if table is None or not any(network.bridge for network in case.before.intent.networks):
+        return None
+    chains = [chain for name, chain in table.chains.items() if name.startswith("DOCKER") and name != "DOCKER-USER"]
+    forward = table.chains.get("FORWARD")
+    bridges = {network.bridge for network in case.before.intent.networks if network.bridge}
+    own = [
+        rule
+        for rule in (forward.rules if forward is not None else ())
+        if (re.search(r"-j DOCKER", rule.ref.text) and "DOCKER-USER" not in rule.ref.text)
+        or any(re.search(rf"-[io] {re.escape(bridge)}(?: |$)", rule.ref.text) for bridge in bridges)
+    ]
+    filled = any(chain.rules for chain in chains if chain.base is None and not _only_returns(chain.rules))
+    if not own and filled:
+        return "filter.docker-chains-bypassed"
+    if not own and not filled and (chains or engine.name == "docker"):
+        return "filter.docker-rules-missing"
+    jumps = [rule for rule in own if "-j DOCKER" in rule.ref.text]
+    if not jumps and filled and any(name == "DOCKER-FORWARD" for name in table.chains):
+        return "filter.docker-chains-bypassed"
+    return None
+
+
+def _only_returns(rules: tuple[FilterRule, ...]) -> bool:
+    return all(rule.ref.text.endswith("-j RETURN") for rule in rules)
+
+
+def filter_hits(case: Case, code: str, describe: FilterWords) -> list[Hit]:
+    """Return the findings of one filter code."""
+    hits = []
+    for blocker, step, ref in filtered(case):
+        if filter_fault(case, step, ref) == code:
+            hits.append(filter_hit(case, blocker, step, ref, describe))
+    return hits
+
+
+class FilterWords:
+    """The words of one filter code: a title and an explanation with {place}, {rule}, {verb} and {flow} in them."""
+
+    def __init__(self, title: str, explanation: str, summary: str = "", commands: tuple[str, ...] = ()) -> None:
+        self.title = title
+        self.explanation = explanation
+        self.summary = summary
+        self.commands = commands
+
+
+def filter_hit(case: Case, blocker: Blocker, step: Step, ref: RuleRef, words: FilterWords) -> Hit:
+    """Return the finding of a filter drop, with the rule, its counter, and the command that takes it away."""
+    verb = "rejects" if step.hook is not None and step.hook.verdict is FilterVerdict.REJECT else "drops"
+    facts = {"place": place_of(ref), "rule": ref.text, "verb": verb, "owner": ref.owner, "device": step.device or ""}
+    mend = filter_mend(case, step, ref)
+    if words.summary or words.commands:
+        mend = Mend(
+            summary=words.summary.format(**facts) or mend.summary,
+            commands=words.commands or mend.commands,
+            change=None if words.commands else mend.change,
+        )
+    view = view_of(case, step)
+    return Hit(
+        title=words.title.format(**facts),
+        explanation=words.explanation.format(**facts),
+        at=f"{view.name}/{step.device}" if step.device else view.name,
+        evidence=(*rule_evidence(case, step.netns, ref), *wire_evidence(case, blocker)),
+        mend=mend,
+        basis=_basis(case, blocker, step.netns, ref),
+        blocker=blocker,
+        device=step.device,
+        netns=step.netns,
+    )
+
+
+def _basis(case: Case, blocker: Blocker, netns: int, ref: RuleRef) -> Basis:
+    if blocker.basis is Basis.PREDICTED and case.correlation.probed and case.rise(netns, ref):
+        return Basis.BOTH
+    return blocker.basis
+
+
+def filter_mend(case: Case, step: Step, ref: RuleRef) -> Mend:
+    """Return the smallest change that lets the packet pass a rule: delete it, or accept before a policy."""
+    if ref.index is not None:
+        return Mend(
+            summary="Delete the rule, or narrow it so that this traffic no longer matches.",
+            commands=(delete_command(case, step.netns, ref),),
+            change=delete_rule(step.netns, ref),
+        )
+    hook = step.hook.hook if step.hook is not None else None
+    if hook is Hook.FORWARD and not is_native_nft(ref):
+        return accept_mend(case, step, ref)
+    return Mend(
+        summary=f"Accept this traffic before the end of {ref.chain}, or let the policy accept.",
+        commands=(policy_command(case, step.netns, ref),),
+        change=set_policy(step.netns, ref, "ACCEPT"),
+    )
+
+
+def accept_mend(case: Case, step: Step, ref: RuleRef) -> Mend:
+    """Return the accepts that a bridge needs in FORWARD: out, and the answers back in."""
+    bridge = _bridge_on_way(case, step)
+    prefix = f"{enter(case, step.netns)}{program(ref)}"
+    if bridge is None:
+        return Mend(
+            summary="Let FORWARD accept.",
+            commands=(policy_command(case, step.netns, ref),),
+            change=set_policy(step.netns, ref, "ACCEPT"),
+        )
+    rules = (
+        f"-A FORWARD -i {bridge} -j ACCEPT",
+        f"-A FORWARD -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    )
+
+    def change(snapshot):  # type: ignore[no-untyped-def]
+        for rule in rules:
+            snapshot = append_rule(step.netns, ref.backend, ref.family, "filter", rule)(snapshot)
+        return snapshot
+
+    return Mend(
+        summary=(
+            f"Accept what comes from {bridge}, and the answers to it; restarting the engine writes its own rules again."
+        ),
+        commands=tuple(f"{prefix} {rule}" for rule in rules),
+        change=change,
+    )
+
+
+def _bridge_on_way(case: Case, step: Step) -> str | None:
+    """Return the engine's bridge that the packet came from, or that it goes to."""
+    view = view_of(case, step)
+    devices = [each.device for each in case.steps(Direction.FORWARD) if each.netns == step.netns and each.device]
+    for device in devices:
+        link = view.by_name.get(device)
+        if link is not None and link.kind == "bridge":
+            return device
+    return None
+
+
+def lost_on_wire(case: Case) -> list[Blocker]:
+    """Return the stops that only the wire shows."""
+    return [each for each in case.blockers if each.step is None]
+
+
+def dropping_rules_that_moved(case: Case) -> list[tuple[int, RuleRef, int]]:
+    """Return the rules that drop or reject and whose counters rose while the probe ran."""
+    pattern = re.compile(r"-j (DROP|REJECT)\b|^:\S+ DROP|\b(drop|reject)\b|policy drop")
+    return [each for each in case.moved if pattern.search(each[1].text)]
+
+
+def last_route(case: Case, blocker: Blocker, step: Step) -> Step | None:
+    """Return the last routing decision before a stop, in the same leg."""
+    found: Step | None = None
+    for each in case.steps(blocker.direction):
+        if each is step:
+            break
+        if each.kind is StepKind.ROUTE and each.route is not None:
+            found = each
+    return found
+
+
+def intent_evidence(text: str, ref: str) -> Evidence:
+    """Return what the engine meant as evidence."""
+    return Evidence(kind=EvidenceKind.INTENT, ref=ref, text=text)
+
+
+def errno_or_wire(case: Case, blocker: Blocker) -> tuple[Evidence, ...]:
+    """Return what the kernel said when it refused to send, and what the captures say about the stop."""
+    return (*errno_evidence(case), *wire_evidence(case, blocker))

@@ -1,0 +1,28 @@
+"""No rule accepts the packet, and FORWARD's policy drops it.
+
+What it reports: the packet reached the end of FORWARD without being accepted.
+Why traffic stops: the policy is DROP, as Docker sets it, and the accept for this bridge or direction is missing.
+Proof: the rule itself, found by walking every table of both backends in the kernel's order; its packet counter
+    before and after the probe; the points that saw the packet and those that did not.
+Remedy: the command that deletes the rule, or the accept that is missing.
+Known limits: none.
+"""
+
+from __future__ import annotations
+
+from nettrace.rules.base import Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.faults import FilterWords, filter_hits
+
+WORDS = FilterWords(
+    title="FORWARD's policy drops the packet: no rule accepts it",
+    explanation="Nothing in FORWARD accepts this traffic, so the policy of {place} drops it.",
+)
+
+
+def check(case: Case) -> Result:
+    """Fire for each stop that is this fault."""
+    return fired(*filter_hits(case, "filter.forward-policy-drop", WORDS))
+
+
+RULE = rule("filter.forward-policy-drop", check, rank=60, needs=("netfilter",))

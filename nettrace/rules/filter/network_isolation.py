@@ -1,0 +1,32 @@
+"""The engine keeps two of its bridge networks apart.
+
+What it reports: a packet from one engine network to another meets the engine's isolation rule.
+Why traffic stops: bridge networks are isolated from each other on purpose.
+Proof: the rule itself, found by walking every table of both backends in the kernel's order; its packet counter
+    before and after the probe; the points that saw the packet and those that did not.
+Remedy: Connect one container to the network of the other.
+Known limits: none.
+"""
+
+from __future__ import annotations
+
+from nettrace.rules.base import Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.faults import FilterWords, filter_hits
+
+WORDS = FilterWords(
+    title="the engine isolates its networks from each other",
+    explanation=(
+        "The two ends are in different networks, and the engine drops what goes from one to the other at {place}."
+    ),
+    summary="Connect one container to the network of the other.",
+    commands=("docker network connect <network of the destination> <source container>",),
+)
+
+
+def check(case: Case) -> Result:
+    """Fire for each stop that is this fault."""
+    return fired(*filter_hits(case, "filter.network-isolation", WORDS))
+
+
+RULE = rule("filter.network-isolation", check, rank=55, needs=("netfilter",))

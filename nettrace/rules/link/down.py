@@ -1,0 +1,156 @@
+"""An interface on the path is administratively down.
+
+What it reports: an interface that the packet needs is not up.
+Why traffic stops: a device that is down neither sends nor receives, its routes are gone, and its peer has no
+    carrier.
+Proof: IFF_UP of the link; the point before it saw the packet, none behind it did.
+Remedy: ip link set X up, and what was lost with it: the container's default route.
+Known limits: a device that is down on purpose cannot be told from one that is not.
+"""
+
+from __future__ import annotations
+
+from nettrace.correlate import Blocker
+from nettrace.model.path import Reason, Segment, Step
+from nettrace.model.snapshot import Link
+from nettrace.predict.segment import Places
+from nettrace.predict.world import View
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import Change, add_route, default_route, set_link, together
+from nettrace.rules.faults import attachment, blockers, errno_or_wire, view_of
+from nettrace.rules.wording import enter, link_evidence
+
+EFFECTS = (
+    Reason.LINK_DOWN,
+    Reason.NO_CARRIER,
+    Reason.NO_ROUTE,
+    Reason.NO_SOURCE_ADDRESS,
+    Reason.NEIGHBOUR_FAILED,
+    Reason.PEER_DOWN,
+)
+
+
+def check(case: Case) -> Result:
+    """Fire for the interface that is down behind each stop: itself, its peer, or the one whose routes are gone."""
+    hits = []
+    for blocker, step in blockers(case, *EFFECTS):
+        found = _down(case, step)
+        if found is not None:
+            hits.append(_hit(case, blocker, *found))
+    return fired(*hits)
+
+
+def _down(case: Case, step: Step) -> tuple[View, Link] | None:
+    """Return the interface that is down and explains a stop."""
+    view = view_of(case, step)
+    link = view.links.get(step.ifindex or 0)
+    if step.reason is Reason.LINK_DOWN and link is not None:
+        if link.up and link.master in view.links:
+            link = view.links[link.master]
+        return (view, link) if not link.up else None
+    if step.reason in (Reason.NO_CARRIER, Reason.PEER_DOWN) and link is not None:
+        peer = case.peer_of(view, link)
+        if peer is not None:
+            return peer if not peer[1].up else None
+        for port in view.ports.get(link.ifindex, ()):
+            other = case.peer_of(view, port)
+            if not port.up:
+                return view, port
+            if other is not None and not other[1].up:
+                return other
+        return None
+    if step.reason is Reason.NEIGHBOUR_FAILED:
+        return _silent_holder(case, step)
+    return _lost_routes(case, view)
+
+
+def _lost_routes(case: Case, view: View) -> tuple[View, Link] | None:
+    """Return an interface that is down and holds addresses, or is the container's own: its routes went with it."""
+    own = attachment(case, case.flow.src) if view.id == case.flow.src.netns else None
+    if own is not None and not own[1].up:
+        return own[0], own[1]
+    for link in view.links.values():
+        held = [each for each in view.addresses.get(link.ifindex, ()) if each.address.version == case.flow.family]
+        if not link.up and not link.loopback and (held or view.id == case.flow.src.netns):
+            return view, link
+    return None
+
+
+def _silent_holder(case: Case, step: Step) -> tuple[View, Link] | None:
+    """Return the interface that holds the next hop's address and is down, or a port on the way to it that is."""
+    for view in case.world.views.values():
+        holder = view.owned.get(step.next_hop) if step.next_hop is not None else None
+        if holder is None:
+            continue
+        link = view.links[holder]
+        if not link.up:
+            return view, link
+        peer = case.peer_of(view, link)
+        if peer is not None and not peer[1].up:
+            return peer
+    for end in (case.flow.src, case.flow.dst):
+        own = attachment(case, end)
+        if own is None:
+            continue
+        for holder, device in ((own[0], own[1]), (own[2], own[3])):
+            if holder is not None and device is not None and not device.up:
+                return holder, device
+        bridge = own[2].by_name.get(own[5].bridge or "") if own[2] is not None else None
+        if own[2] is not None and bridge is not None and not bridge.up:
+            return own[2], bridge
+    return None
+
+
+def _hit(case: Case, blocker: Blocker, view: View, link: Link) -> Hit:
+    prefix = enter(case, view.id)
+    commands = [f"{prefix}ip link set {link.name} up"]
+    changes: list[Change] = [set_link(view.id, link.ifindex, up=True, lower_up=True)]
+    peer = case.peer_of(view, link)
+    if peer is not None:
+        changes.append(set_link(peer[0].id, peer[1].ifindex, lower_up=True))
+    for _ports in view.ports.get(link.ifindex, ()):
+        changes.append(set_link(view.id, link.ifindex, lower_up=True))
+    own = attachment(case, case.flow.src)
+    if own is not None and own[1] == link and own[4].gateway is not None and link.ifindex in view.addresses:
+        commands.append(f"{prefix}ip route add default via {own[4].gateway}")
+        changes.append(_connected(view, link))
+        changes.append(add_route(view.id, default_route(own[4].gateway, link.ifindex)))
+    segment = Places(case.world, case.flow).device(view, link)
+    return Hit(
+        title=f"{link.name} in {view.name} is down",
+        explanation=f"The interface {link.name} of {view.name} is administratively down, so nothing passes it.",
+        at=f"{view.name}/{link.name}",
+        evidence=(link_evidence(view, link), *errno_or_wire(case, blocker)),
+        mend=Mend(
+            summary="Set the interface up"
+            + (", and put back the default route that went with it." if len(commands) > 1 else "."),
+            commands=tuple(commands),
+            change=together(*changes),
+        ),
+        basis=blocker.basis,
+        blocker=blocker,
+        segment=segment if segment is not Segment.REMOTE else None,
+        device=link.name,
+        netns=view.id,
+    )
+
+
+def _connected(view: View, link: Link) -> Change:
+    """Return the change that brings the connected routes of an interface back."""
+    from nettrace.model.snapshot import NextHop, Route
+
+    routes = [
+        Route(
+            table=254,
+            dst=held.address.network,
+            scope="link",
+            prefsrc=held.address.ip,
+            nexthops=(NextHop(ifindex=link.ifindex),),
+        )
+        for held in view.addresses.get(link.ifindex, ())
+    ]
+    return together(*(add_route(view.id, route) for route in routes))
+
+
+RULE = rule("link.down", check, rank=20, needs=("links",))

@@ -1,0 +1,55 @@
+"""Two interfaces on one segment carry the same MAC address.
+
+What it reports: two ports of a bridge lead to the same MAC.
+Why traffic stops: the bridge learns the MAC now here, now there, and frames go to the wrong one.
+Proof: both links; the forwarding entry.
+Remedy: give one of them its own MAC.
+Known limits: segments beyond this host cannot be seen.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.snapshot import Link
+from nettrace.predict.world import View
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.wording import enter, link_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when the flow is stopped and two ends behind one bridge share a MAC that the flow uses."""
+    if not case.blockers:
+        return fired()
+    seen: dict[tuple[int | None, str], tuple[View, Link]] = {}
+    for view in case.world.views.values():
+        for link in view.links.values():
+            peer = case.peer_of(view, link)
+            if link.kind != "veth" or link.mac is None or peer is None or peer[1].master is None:
+                continue
+            key = (peer[1].master, link.mac)
+            other = seen.setdefault(key, (view, link))
+            if other[0].id == view.id and other[1].ifindex == link.ifindex:
+                continue
+            return fired(
+                Hit(
+                    title=f"{other[0].name} and {view.name} use the same MAC address {link.mac}",
+                    explanation=f"Two ports of one bridge lead to {link.mac}, so the bridge sends frames now to "
+                    f"{other[0].name}, now to {view.name}.",
+                    at=f"{view.name}/{link.name}",
+                    evidence=(
+                        link_evidence(*other),
+                        link_evidence(view, link),
+                        *wire_evidence(case, case.blockers[0]),
+                    ),
+                    mend=Mend(
+                        summary="Give one of them a MAC address of its own.",
+                        commands=(f"{enter(case, view.id)}ip link set {link.name} address 02:42:ac:11:ff:fe",),
+                    ),
+                    basis=case.blockers[0].basis,
+                    blocker=case.blockers[0],
+                )
+            )
+    return fired()
+
+
+RULE = rule("link.duplicate-mac", check, rank=33, needs=("links",))

@@ -1,0 +1,50 @@
+"""The packet is too big, and the ICMP that should say so does not arrive.
+
+What it reports: a packet with DF set does not fit into a device on the way, and the sender hears nothing.
+Why traffic stops: senders keep sending packets of a size that never arrives.
+Proof: the MTUs along the way; the packet seen before the small device and not behind; no fragmentation needed at
+    the source.
+Remedy: let ICMP fragmentation needed through, or lower the MTU of the network.
+Known limits: needs a probe; prediction alone reports mtu.mismatch.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Reason
+from nettrace.model.verdict import Severity
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.mtu_facts import frag_needed_back, mtu_mend
+from nettrace.rules.wording import link_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when a probe that is too big vanished and no ICMP error reached the source."""
+    hits: list[Hit] = []
+    if not case.correlation.probed or frag_needed_back(case) is not None or case.correlation.errno is not None:
+        return fired()
+    for blocker, step in blockers(case, Reason.TOO_BIG):
+        if step.netns == case.flow.src.netns:
+            continue
+        view = view_of(case, step)
+        mend: Mend = mtu_mend(case, step, case.trace.forward.mtu)
+        hits.append(
+            Hit(
+                title=f"{step.packet.length} bytes vanish at {step.device}, and the sender is not told",
+                explanation=f"A packet of {step.packet.length} bytes does not fit into {step.device}, and the ICMP "
+                "error that should say so never reached the sender, which will go on sending that size.",
+                at=f"{view.name}/{step.device}",
+                evidence=(
+                    *((link_evidence(view, step.link),) if step.link is not None else ()),
+                    *wire_evidence(case, blocker),
+                ),
+                mend=mend,
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        )
+    return fired(*hits)
+
+
+RULE = rule("mtu.black-hole", check, rank=71, needs=("links",), severity=Severity.DEGRADING)

@@ -1,0 +1,46 @@
+"""A rule would translate the source, but an earlier one keeps it from doing so.
+
+What it reports: the MASQUERADE rule stands, and another returns, accepts or translates to something else before it.
+Why traffic stops: the first rule that decides ends the chain; the packet leaves with an address that answers cannot
+    find.
+Proof: the order of the rules; the source that the capture at the egress shows.
+Remedy: delete or move the earlier rule.
+Known limits: none.
+"""
+
+from __future__ import annotations
+
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import delete_rule
+from nettrace.rules.nat_facts import leaving, nat_hit, shadowing
+from nettrace.rules.wording import delete_command, rule_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when the packet leaves with an address that is not the host's although a rule for it stands."""
+    out = leaving(case)
+    if out is None or not (out.covering or out.translated):
+        return fired()
+    earlier = shadowing(case, out)
+    if earlier is None:
+        return fired()
+    shown = f"with the wrong source {out.packet.src}" if out.translated else f"untranslated, as {out.packet.src}"
+    hit: Hit = nat_hit(
+        case,
+        out,
+        title=f"the packet leaves {shown}: an earlier rule comes before MASQUERADE",
+        explanation=f"A rule that translates the source stands, but '{earlier.text}' comes first and decides, so the "
+        f"packet leaves {out.device} {shown}.",
+        summary="Delete the earlier rule, or put it behind the translation.",
+        mend=Mend(
+            summary="Delete the earlier rule, or put it behind the translation.",
+            commands=(delete_command(case, out.netns, earlier),),
+            change=delete_rule(out.netns, earlier),
+        ),
+        evidence=rule_evidence(case, out.netns, earlier),
+    )
+    return fired(hit)
+
+
+RULE = rule("nat.masquerade-shadowed", check, rank=60, needs=("netfilter",))

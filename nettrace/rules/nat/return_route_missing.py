@@ -1,0 +1,37 @@
+"""Masquerading is off by design, and the far side has no way back.
+
+What it reports: the network was created without masquerading (or in routed gateway mode), and no answer comes.
+Why traffic stops: the far side sees the container's own address, and must have a route to it.
+Proof: the network's option; the capture at the egress; no answer.
+Remedy: a route to the network on the router, or masquerading.
+Known limits: whether the router has the route cannot be seen from here.
+"""
+
+from __future__ import annotations
+
+from nettrace.rules.base import Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.nat_facts import leaving, nat_hit
+
+
+def check(case: Case) -> Result:
+    """Fire when the packet leaves with its own address, as the engine meant it, and nothing comes back."""
+    out = leaving(case)
+    if out is None or out.translated or out.covering or out.meant:
+        return fired()
+    name = out.network.name if out.network is not None else "the network"
+    summary = "Give the next router a route to the container's network, or create the network with masquerading."
+    return fired(
+        nat_hit(
+            case,
+            out,
+            title=f"{name} does not masquerade, and no answer finds the way back to {out.packet.src}",
+            explanation=f"{name} was created without address translation, so the far side answers to "
+            f"{out.packet.src} itself and needs a route back to this host.",
+            summary=summary,
+            mend=Mend(summary=summary, commands=(f"ip route add {out.subnet} via <this host>  # on the next router",)),
+        )
+    )
+
+
+RULE = rule("nat.return-route-missing", check, rank=62, needs=("netfilter", "intent"))

@@ -1,0 +1,182 @@
+"""How a packet leaves the host, and what its source address should have become."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+
+from nettrace.correlate import Blocker
+from nettrace.model.base import IPNetwork, Model
+from nettrace.model.flow import Packet
+from nettrace.model.intent import Network
+from nettrace.model.netfilter import Hook, RuleRef
+from nettrace.model.observe import SightingKind
+from nettrace.model.path import Direction, LegEnd, Segment, StepKind
+from nettrace.model.verdict import Basis, Evidence, EvidenceKind
+from nettrace.netfilter.ruleset import Nat
+from nettrace.predict import route as routing
+from nettrace.rules.base import Hit, Mend
+from nettrace.rules.case import Case
+from nettrace.rules.change import append_rule
+from nettrace.rules.faults import attachment, intent_evidence
+from nettrace.rules.wording import wire_evidence
+
+
+class Leaving(Model):
+    """A packet that left this host with a source address that is not the host's.
+
+    `original` is the source it had inside; `translated` is true when that was changed. `covering` are source NAT
+    rules that would have matched it. `meant` is false when the engine was told not to masquerade.
+    """
+
+    packet: Packet
+    original: Packet
+    netns: int
+    device: str
+    translated: bool
+    covering: tuple[RuleRef, ...]
+    meant: bool
+    network: Network | None
+    subnet: IPNetwork | None
+    blocker: Blocker
+
+
+def leaving(case: Case) -> Leaving | None:
+    """Return how the flow left with a source that cannot be answered; None when it did not."""
+    blocker = next(
+        (each for each in case.blockers if each.direction is Direction.REPLY and each.segment is Segment.REMOTE), None
+    )
+    if blocker is None or case.trace.forward.end is not LegEnd.LEFT:
+        return None
+    steps = case.steps(Direction.FORWARD)
+    out = next((step for step in steps if step.kind is StepKind.LEAVE), None)
+    first = next((step.packet for step in steps if not step.packet.src.is_unspecified), None)
+    if out is None or first is None or out.device is None:
+        return None
+    view = case.world.views[out.netns]
+    packet = _seen_leaving(case, out.packet, f"{view.name}/{out.device}")
+    if routing.is_local(view, packet.src) or out.netns == case.flow.src.netns:
+        return None
+    own = attachment(case, case.flow.src)
+    network = own[5] if own is not None else None
+    subnet = next((each.subnet for each in network.subnets if first.src in each.subnet), None) if network else None
+    mode = (network.gateway_mode_ipv4 if packet.family == 4 else network.gateway_mode_ipv6) if network else None
+    meant = network is None or (network.masquerade is not False and mode not in ("routed", "isolated"))
+    if network is None and not first.src.is_private:
+        return None
+    return Leaving(
+        packet=packet,
+        original=first,
+        netns=out.netns,
+        device=out.device,
+        translated=packet.src != first.src,
+        covering=_covering(case, out.netns, first, out.device),
+        meant=meant,
+        network=network,
+        subnet=subnet,
+        blocker=blocker,
+    )
+
+
+def _seen_leaving(case: Case, predicted: Packet, point: str) -> Packet:
+    """Return the packet as the capture at the egress shows it, else as the model does."""
+    for sighting in case.observation.sightings if case.observation is not None else ():
+        if sighting.kind is SightingKind.PROBE and sighting.point == point:
+            return sighting.packet
+    return predicted
+
+
+def _covering(case: Case, netns: int, packet: Packet, device: str) -> tuple[RuleRef, ...]:
+    """Return the source NAT rules whose source and output device fit the packet, read from their text."""
+    family = "ip" if packet.family == 4 else "ip6"
+    found = []
+    for table in case.world.views[netns].ruleset.tables:
+        if table.family not in (family, "inet"):
+            continue
+        for chain in table.chains.values():
+            for rule in chain.rules:
+                kinds = [each.kind for each in rule.exprs if isinstance(each, Nat)]
+                if any(kind in ("masquerade", "snat") for kind in kinds) and _fits(rule.ref.text, packet, device):
+                    found.append(rule.ref)
+    return tuple(found)
+
+
+def _fits(text: str, packet: Packet, device: str) -> bool:
+    source = re.search(r"(! )?(?:-s|ip6? saddr)( !=)? ([0-9a-fA-F.:]+(?:/\d+)?)", text)
+    if source is None:
+        return "-d " not in text and "daddr" not in text and "mark" not in text
+    negated = bool(source[1] or source[2])
+    if (packet.src in ip_network(source[3], strict=False)) == negated:
+        return False
+    out = re.search(r"(! )?(?:-o|oifname)( !=)? \"?([^\s\"]+)\"?", text)
+    if out is not None and (out[3] == device) == bool(out[1] or out[2]):
+        return False
+    narrow = re.search(r"(?:-d|daddr) ([0-9a-fA-F.:]+(?:/\d+)?)", text)
+    return narrow is None or packet.dst in ip_network(narrow[1], strict=False)
+
+
+def shadowing(case: Case, out: Leaving) -> RuleRef | None:
+    """Return the rule that decided the packet's source translation before the right one."""
+    for step in case.steps(Direction.FORWARD):
+        if step.hook is None or step.hook.hook is not Hook.POSTROUTING or step.netns != out.netns:
+            continue
+        for nat in step.hook.nats:
+            return nat.rule
+        for entry in reversed(step.hook.trail):
+            if entry.event == "match" and entry.rule.table != "mangle" and entry.rule.index is not None:
+                return entry.rule
+    return None
+
+
+def nat_hit(
+    case: Case,
+    out: Leaving,
+    *,
+    title: str,
+    explanation: str,
+    summary: str,
+    mend: Mend | None = None,
+    evidence: tuple[Evidence, ...] = (),
+) -> Hit:
+    """Return the finding of a source address that leaves wrongly, with the packet at the egress as evidence."""
+    shown = [Evidence(kind=EvidenceKind.PACKET, ref=out.device, text=f"leaves as {out.packet.src} → {out.packet.dst}")]
+    if out.network is not None:
+        meant = "off" if not out.meant else "on"
+        shown.append(intent_evidence(f"network {out.network.name}: masquerade {meant}", out.network.engine))
+    basis = out.blocker.basis
+    if case.correlation.probed and case.correlation.silent:
+        basis = Basis.BOTH
+    view = case.world.views[out.netns]
+    return Hit(
+        title=title,
+        explanation=explanation,
+        at=f"{view.name}/{out.device}",
+        evidence=(*evidence, *shown, *wire_evidence(case, out.blocker)),
+        mend=mend or _masquerade(case, out, summary),
+        basis=basis,
+        blocker=out.blocker,
+    )
+
+
+def _masquerade(case: Case, out: Leaving, summary: str) -> Mend:
+    """Return the rule that the engine would have written."""
+    bridge = out.network.bridge if out.network is not None else None
+    subnet = out.subnet or ip_network(f"{out.original.src}/{out.original.src.max_prefixlen}")
+    tool = "iptables" if out.original.family == 4 else "ip6tables"
+    backend = _nat_backend(case, out)
+    rule = f"-A POSTROUTING -s {subnet}" + (f" ! -o {bridge}" if bridge else f" -o {out.device}") + " -j MASQUERADE"
+    family = "ip" if out.original.family == 4 else "ip6"
+    return Mend(
+        summary=summary,
+        commands=(f"{tool}{'-legacy' if backend == 'legacy' else ''} -t nat {rule}",),
+        change=append_rule(out.netns, backend, family, "nat", rule),
+    )
+
+
+def _nat_backend(case: Case, out: Leaving) -> str:
+    backends = {
+        table.backend
+        for table in case.world.views[out.netns].ruleset.tables
+        if any(chain.name.startswith("DOCKER") for chain in table.chains.values())
+    }
+    return "legacy" if backends == {"legacy"} else "nft"

@@ -1,0 +1,55 @@
+"""Nobody answers ARP or NDP for the next hop.
+
+What it reports: the next hop's address has no holder that answers on this link.
+Why traffic stops: without a MAC address the kernel cannot send, and reports host unreachable after three seconds.
+Proof: the neighbour entry; requests seen and not answered.
+Remedy: find who should hold the address, or mend the route that names it.
+Known limits: causes that nettrace can see (a device down, a lost address, arp_ignore) have codes of their own.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Reason
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.faults import blockers, last_route, view_of
+from nettrace.rules.wording import place, route_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when the next hop stays unresolved."""
+    hits = []
+    for blocker, step in blockers(case, Reason.NEIGHBOUR_FAILED):
+        view = view_of(case, step)
+        asked = [each for each in case.correlation.arp_unanswered if each.packet.dst == step.next_hop]
+        heard = tuple(
+            Evidence(
+                kind=EvidenceKind.PACKET, ref=each.point, text=f"who has {step.next_hop}? was asked, nobody answered"
+            )
+            for each in asked[:1]
+        )
+        route = last_route(case, blocker, step)
+        hits.append(
+            Hit(
+                title=f"nobody answers for {step.next_hop} on {step.device}",
+                explanation=f"{view.name} must hand the packet to {step.next_hop} on {step.device}, "
+                "and nobody there answers for that address.",
+                at=place(case, step),
+                evidence=(
+                    *heard,
+                    *(route_evidence(view, route.route) if route is not None else ()),
+                    *wire_evidence(case, blocker),
+                ),
+                mend=Mend(
+                    summary="Correct the next hop, or bring up whoever should hold the address.",
+                    commands=(f"ip neigh show {step.next_hop}", f"ip route get {step.packet.dst}"),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        )
+    return fired(*hits)
+
+
+RULE = rule("neigh.unresolved", check, rank=90, needs=("neighbours",))

@@ -1,0 +1,53 @@
+"""The service listens on another address only.
+
+What it reports: a socket is bound to the port, but to an address that the packet is not for, as 127.0.0.1.
+Why traffic stops: the kernel gives the packet only to sockets whose address fits.
+Proof: the socket's bound address.
+Remedy: bind the service to 0.0.0.0 (or ::).
+Known limits: none.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Reason
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.wording import enter, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when the port is taken by a socket that is bound to another address."""
+    hits = []
+    for blocker, step in blockers(case, Reason.NOT_LISTENING):
+        socket = step.socket
+        if socket is None:
+            continue
+        view = view_of(case, step)
+        hits.append(
+            Hit(
+                title=f"the service in {view.name} listens on {socket.address} only",
+                explanation=f"Port {socket.port} in {view.name} is bound to {socket.address}, so packets to "
+                f"{step.packet.dst} are refused.",
+                at=view.name,
+                evidence=(
+                    Evidence(
+                        kind=EvidenceKind.SOCKET,
+                        ref=view.name,
+                        text=f"{socket.proto} {socket.state} {socket.address}:{socket.port}",
+                    ),
+                    *wire_evidence(case, blocker),
+                ),
+                mend=Mend(
+                    summary="Let the service listen on 0.0.0.0 (or ::) instead.",
+                    commands=(f"{enter(case, view.id)}ss -lntu",),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        )
+    return fired(*hits)
+
+
+RULE = rule("port.listens-on-loopback", check, rank=79, needs=("sockets",))

@@ -1,0 +1,60 @@
+"""Nothing listens on the port in the destination.
+
+What it reports: the packet arrives, and no socket takes it.
+Why traffic stops: the destination's kernel answers with a reset, or with ICMP port unreachable.
+Proof: the socket table; the reset or error on the wire.
+Remedy: start the service, or use the port it listens on.
+Known limits: a service that starts after the look is not seen.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Reason
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.wording import enter, sysctl_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when the destination has no socket on the port, on any address."""
+    hits = []
+    for blocker, step in blockers(case, Reason.NOT_LISTENING):
+        if step.socket is not None:
+            continue
+        view = view_of(case, step)
+        port = step.packet.dport
+        heard = tuple(
+            Evidence(kind=EvidenceKind.PACKET, ref=each.point, text=f"{each.packet.src} answered with a TCP reset")
+            for each in case.correlation.resets[:1]
+        ) + tuple(
+            Evidence(kind=EvidenceKind.ICMP, ref=each.point, text=f"{each.packet.src} answered: port unreachable")
+            for each in case.correlation.errors[:1]
+        )
+        if step.sysctl is not None:
+            heard = (*heard, sysctl_evidence(view, step.sysctl))
+        proto = case.flow.proto.value
+        what = f"{proto} port {port}" if port is not None else "echo requests"
+        hits.append(
+            Hit(
+                title=f"nothing in {view.name} takes {what}",
+                explanation=f"The packet reaches {view.name}, but nothing there takes {what}.",
+                at=view.name,
+                evidence=(
+                    Evidence(kind=EvidenceKind.SOCKET, ref=view.name, text=step.text),
+                    *heard,
+                    *wire_evidence(case, blocker),
+                ),
+                mend=Mend(
+                    summary="Start the service, or use the port that it listens on.",
+                    commands=(f"{enter(case, view.id)}ss -lntu",),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        )
+    return fired(*hits)
+
+
+RULE = rule("port.not-listening", check, rank=80, needs=("sockets",))

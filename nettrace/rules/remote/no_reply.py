@@ -1,0 +1,66 @@
+"""The packet left the host correctly, and nothing came back.
+
+What it reports: the egress device sent the packet with an address of the host, and no answer or error returned.
+Why traffic stops: something beyond this host discards the packet or the answer.
+Proof: the capture at the egress; silence until the timeout; conntrack UNREPLIED.
+Remedy: ask whoever runs what is behind the egress device.
+Known limits: which of the two directions is lost cannot be told from here.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.observe import SightingKind
+from nettrace.model.path import Direction, LegEnd, Segment, StepKind
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+
+
+def check(case: Case) -> Result:
+    """Fire when the flow left this host, was seen leaving, and nothing at all came back."""
+    correlation = case.correlation
+    if not correlation.probed or not correlation.silent or case.trace.forward.end is not LegEnd.LEFT:
+        return fired()
+    blocker = next(
+        (each for each in case.blockers if each.direction is Direction.REPLY and each.segment is Segment.REMOTE), None
+    )
+    leave = next((step for step in case.steps(Direction.FORWARD) if step.kind is StepKind.LEAVE), None)
+    if blocker is None or leave is None:
+        return fired()
+    view = case.world.views[leave.netns]
+    point = f"{view.name}/{leave.device}"
+    seen = next(
+        (
+            each
+            for each in (case.observation.sightings if case.observation is not None else ())
+            if each.kind is SightingKind.PROBE and each.point == point
+        ),
+        None,
+    )
+    shown = seen.packet if seen is not None else leave.packet
+    return fired(
+        Hit(
+            title=f"{case.flow.dst.name} did not answer",
+            explanation=f"The packet left this host by {leave.device} as {shown.src} → {shown.dst}, which is right, "
+            "and nothing came back: it is lost beyond this host, one way or the other.",
+            at=point,
+            evidence=(
+                Evidence(
+                    kind=EvidenceKind.PACKET,
+                    ref=point,
+                    text=f"{'seen leaving' if seen is not None else 'leaves'} as {shown.src} → {shown.dst}; "
+                    "no answer and no error",
+                ),
+            ),
+            mend=Mend(
+                summary=f"Ask at {shown.dst}, or at the router behind {leave.device}, whether packets from "
+                f"{shown.src} arrive and answers are sent.",
+                commands=(f"tcpdump -ni any host {shown.src}  # there",),
+            ),
+            basis=blocker.basis,
+            blocker=blocker,
+        )
+    )
+
+
+RULE = rule("remote.no-reply", check, rank=92, needs=("links",))

@@ -1,0 +1,49 @@
+"""Somebody beyond this host answers with an error or a reset.
+
+What it reports: the packet left this host, and an ICMP error or a TCP reset came back.
+Why traffic stops: a router or the target refuses it.
+Proof: the packet that came back, and who sent it.
+Remedy: ask whoever runs the sender of the error.
+Known limits: none.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import LegEnd
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.mtu_facts import TOO_BIG
+
+
+def check(case: Case) -> Result:
+    """Fire when the flow left this host and was refused from there."""
+    correlation = case.correlation
+    if case.trace.forward.end is not LegEnd.LEFT or not case.blockers:
+        return fired()
+    refusals = [
+        each for each in correlation.errors if (each.packet.icmp_type, each.packet.icmp_code) not in TOO_BIG
+    ] + list(correlation.resets)
+    if not refusals:
+        return fired()
+    first = refusals[0]
+    what = (
+        f"ICMP type {first.packet.icmp_type} code {first.packet.icmp_code}"
+        if first in correlation.errors
+        else "a TCP reset"
+    )
+    kind = EvidenceKind.ICMP if first in correlation.errors else EvidenceKind.PACKET
+    return fired(
+        Hit(
+            title=f"{first.packet.src} refuses the packet ({what})",
+            explanation=f"The packet left this host correctly, and {first.packet.src} answered with {what}.",
+            at=first.point,
+            evidence=(Evidence(kind=kind, ref=first.point, text=f"{what} from {first.packet.src}"),),
+            mend=Mend(summary=f"Ask whoever runs {first.packet.src}; nothing on this host stops the packet."),
+            basis=case.blockers[0].basis,
+            blocker=case.blockers[0],
+        )
+    )
+
+
+RULE = rule("remote.rejected", check, rank=91, needs=("links",))

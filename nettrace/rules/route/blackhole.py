@@ -1,0 +1,55 @@
+"""A blackhole, unreachable or prohibit route matches.
+
+What it reports: the best route to the destination is of a kind that discards.
+Why traffic stops: blackhole drops silently; unreachable and prohibit answer with an error.
+Proof: the route; the errno at the source, or the ICMP error.
+Remedy: delete the route.
+Known limits: none.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Reason
+from nettrace.model.text import route_text
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import delete_route
+from nettrace.rules.faults import blockers, errno_or_wire, view_of
+from nettrace.rules.wording import enter, names, route_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when a lookup on the way ends at a route or rule that discards."""
+    hits = []
+    for blocker, step in blockers(case, Reason.ROUTE_BLACKHOLE, Reason.ROUTE_UNREACHABLE, Reason.ROUTE_PROHIBIT):
+        view = view_of(case, step)
+        route = step.route
+        if route is None:
+            continue
+        text = route_text(route, names(view))
+        table = f" table {route.table}" if route.table != 254 else ""
+        by_rule = route.table == 0 and step.rule is not None
+        command = (
+            f"ip rule del priority {step.rule.priority}"
+            if by_rule and step.rule is not None
+            else f"ip route del {route.kind} {route.dst}{table}"
+        )
+        hits.append(
+            Hit(
+                title=f"a {route.kind} route in {view.name} covers {step.packet.dst}",
+                explanation=f"{view.name} discards what goes to {step.packet.dst}: the best match is '{text}'.",
+                at=view.name,
+                evidence=(*route_evidence(view, route, step.rule), *errno_or_wire(case, blocker)),
+                mend=Mend(
+                    summary="Delete it, or add a better route.",
+                    commands=(enter(case, view.id) + command,),
+                    change=delete_route(view.id, route) if not by_rule else None,
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        )
+    return fired(*hits)
+
+
+RULE = rule("route.blackhole", check, rank=50, needs=("routes",))

@@ -1,0 +1,54 @@
+"""There is no route to the destination.
+
+What it reports: the table that is used holds no route that covers the destination.
+Why traffic stops: the kernel refuses to send (network unreachable), or discards what it should forward.
+Proof: the lookup in the namespace's tables; ENETUNREACH at the source; Ip.OutNoRoutes or Ip.InNoRoutes.
+Remedy: add the route; in a container, the default route by the engine's gateway.
+Known limits: none.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Reason
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import Change, add_route, default_route
+from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence, view_of
+from nettrace.rules.wording import enter
+
+
+def check(case: Case) -> Result:
+    """Fire when a routing lookup on the way finds nothing."""
+    hits = []
+    for blocker, step in blockers(case, Reason.NO_ROUTE):
+        view = view_of(case, step)
+        own = attachment(case, case.flow.src) if view.id == case.flow.src.netns else None
+        gateway = None
+        change: Change | None = None
+        if own is not None:
+            gateway = own[4].gateway if case.flow.family == 4 else own[4].gateway6
+        prefix = enter(case, view.id)
+        family = "-6 " if case.flow.family == 6 else ""
+        command = f"{prefix}ip {family}route add default via {gateway or '<gateway>'}"
+        evidence = [
+            Evidence(kind=EvidenceKind.ROUTE, ref=view.name, text=f"no route covers {step.packet.dst}"),
+        ]
+        if own is not None and gateway is not None:
+            change = add_route(view.id, default_route(gateway, own[1].ifindex))
+            evidence.append(intent_evidence(f"gateway of {own[5].name}: {gateway}", own[5].engine))
+        hits.append(
+            Hit(
+                title=f"{view.name} has no route to {step.packet.dst}",
+                explanation=f"No routing table of {view.name} covers {step.packet.dst}, so the packet goes nowhere.",
+                at=view.name,
+                evidence=(*evidence, *errno_or_wire(case, blocker)),
+                mend=Mend(summary="Add the route that is missing.", commands=(command,), change=change),
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        )
+    return fired(*hits)
+
+
+RULE = rule("route.missing", check, rank=51, needs=("routes",))

@@ -1,0 +1,106 @@
+"""The best route leaves by another interface than the network's.
+
+What it reports: a route sends the packet, or its answer, out of a device that does not lead to the destination.
+Why traffic stops: a more specific route or a lower metric beats the right one.
+Proof: the route that was used against the network the address belongs to, and against the route that is next best;
+    captures show the other device.
+Remedy: delete the route.
+Known limits: routes on purpose cannot be told from mistakes while traffic passes.
+"""
+
+from __future__ import annotations
+
+from nettrace.correlate import Blocker
+from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
+from nettrace.model.text import route_text
+from nettrace.predict import route as routing
+from nettrace.predict.world import View
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import delete_route
+from nettrace.rules.faults import view_of
+from nettrace.rules.wording import enter, names, route_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire for the first route of a stopped leg that leaves by a device which cannot be the right one."""
+    for blocker in case.blockers:
+        for step in case.steps(blocker.direction):
+            if step is blocker.step:
+                break
+            if step.kind is not StepKind.ROUTE or step.route is None or step.route.kind != "unicast":
+                continue
+            right = _right_device(case, step, blocker)
+            if right is not None and right != step.device:
+                return fired(_hit(case, blocker, step, right))
+    return fired()
+
+
+def _right_device(case: Case, step: Step, blocker: Blocker) -> str | None:
+    """Return the device that packets to the destination should leave by; None when that cannot be told."""
+    view = view_of(case, step)
+    if step.route is None or step.ifindex is None:
+        return None
+    owner = case.world.owner_of_address(step.packet.dst)
+    if view.id == case.world.host and owner is not None:
+        network = case.before.intent.network(owner[1].network_id)
+        return network.bridge if network is not None and network.bridge in view.by_name else None
+    if step.route.dst.prefixlen == 0 and step.route.priority == 0 and view.id == case.world.host:
+        return None
+    if not _leads_nowhere(case, step, blocker):
+        return None
+    return _second_best(view, step)
+
+
+def _leads_nowhere(case: Case, step: Step, blocker: Blocker) -> bool:
+    """Tell whether the device that was chosen is where the flow stops, or a network that the destination is not in."""
+    stop = blocker.step
+    dead_ends = (Reason.NEIGHBOUR_FAILED, Reason.NO_CARRIER, Reason.OTHERHOST, Reason.VXLAN_NO_DESTINATION)
+    if stop is not None and (stop.netns, stop.ifindex) == (step.netns, step.ifindex) and stop.reason in dead_ends:
+        return True
+    link = view_of(case, step).links.get(step.ifindex or 0)
+    network = case.network_of_bridge(link.name) if link is not None else None
+    if network is not None and step.netns == case.world.host:
+        return all(step.packet.dst not in each.subnet for each in network.subnets)
+    # Beyond the stop, by the loopback or a device that no engine knows: silence from there is not proof.
+    return link is not None and link.loopback
+
+
+def _second_best(view: View, step: Step) -> str | None:
+    """Return the device of the route that would be taken without the one that is."""
+    tables = {key: [route for route in table if route != step.route] for key, table in view.tables.items()}
+    without = View(view.ns)
+    without.__dict__["tables"] = tables
+    found = routing.lookup(without, step.packet, src=step.packet.src)
+    if found.ifindex is None or found.route is None or found.route.kind != "unicast":
+        return None
+    return view.links[found.ifindex].name if found.ifindex in view.links else None
+
+
+def _hit(case: Case, blocker: Blocker, step: Step, right: str) -> Hit:
+    view = view_of(case, step)
+    route = step.route
+    assert route is not None
+    text = route_text(route, names(view))
+    what = "the packet" if blocker.direction is Direction.FORWARD else "the answer"
+    table = f" table {route.table}" if route.table != 254 else ""
+    return Hit(
+        title=f"{view.name} sends {what} out of {step.device} instead of {right}",
+        explanation=f"In {view.name} the route '{text}' beats the one by {right}, so {what} to "
+        f"{step.packet.dst} leaves by {step.device}, where nobody waits for it.",
+        at=f"{view.name}/{step.device}",
+        evidence=(*route_evidence(view, route, step.rule), *wire_evidence(case, blocker)),
+        mend=Mend(
+            summary="Delete the route.",
+            commands=(f"{enter(case, view.id)}ip route del {text}{table}",),
+            change=delete_route(view.id, route),
+        ),
+        basis=blocker.basis,
+        blocker=blocker,
+        segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
+        device=step.device,
+        netns=view.id,
+    )
+
+
+RULE = rule("route.wrong-device", check, rank=48, needs=("routes",))

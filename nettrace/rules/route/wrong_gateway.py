@@ -1,0 +1,64 @@
+"""The next hop is not the network's gateway.
+
+What it reports: the container's route goes by another router than the engine's gateway, and the flow stops.
+Why traffic stops: the other address is nobody, or somebody who does not forward.
+Proof: the route against the engine's gateway.
+Remedy: put the right gateway in.
+Known limits: gateways set on purpose are judged only when the flow stops.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Direction, StepKind
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import add_route, default_route, delete_route, together
+from nettrace.rules.faults import attachment, intent_evidence
+from nettrace.rules.wording import enter, route_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when the source's default route names another gateway than its endpoint's, and the flow stops."""
+    own = attachment(case, case.flow.src)
+    if own is None or not case.blockers:
+        return fired()
+    view, link, _host, _veth, endpoint, network = own
+    gateway = endpoint.gateway if case.flow.family == 4 else endpoint.gateway6
+    for step in case.steps(Direction.FORWARD):
+        route = step.route
+        if step.kind is not StepKind.ROUTE or step.netns != view.id or route is None or gateway is None:
+            continue
+        used = route.nexthops[0].gateway if route.nexthops else None
+        if used is None or used == gateway or step.ifindex != link.ifindex or route.dst.prefixlen != 0:
+            continue
+        blocker = case.blockers[0]
+        prefix = enter(case, view.id)
+        return fired(
+            Hit(
+                title=f"{view.name} uses {used} as its gateway instead of {gateway}",
+                explanation=f"The default route of {view.name} goes by {used}, but the gateway of {network.name} "
+                f"is {gateway}.",
+                at=f"{view.name}/{link.name}",
+                evidence=(
+                    *route_evidence(view, route, step.rule),
+                    intent_evidence(f"gateway of {network.name}: {gateway}", network.engine),
+                    *wire_evidence(case, blocker),
+                ),
+                mend=Mend(
+                    summary="Set the right gateway.",
+                    commands=(f"{prefix}ip route replace default via {gateway} dev {link.name}",),
+                    change=together(
+                        delete_route(view.id, route), add_route(view.id, default_route(gateway, link.ifindex))
+                    ),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+                segment=step.segment,
+                device=link.name,
+                netns=view.id,
+            )
+        )
+    return fired()
+
+
+RULE = rule("route.wrong-gateway", check, rank=49, needs=("routes", "intent"))

@@ -1,0 +1,46 @@
+"""The gateway does not answer ARP on the bridge.
+
+What it reports: arp_ignore keeps the holder of the next hop's address from answering.
+Why traffic stops: without an answer the sender has no MAC address to send to.
+Proof: arp_ignore of all and of the interface; the request seen, no reply.
+Remedy: the sysctl, set back; make it last in /etc/sysctl.d.
+Known limits: cached neighbour entries hide the fault until they expire.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Reason
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import set_sysctls
+from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.wording import enter, place, sysctl_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire for each stop that this sysctl makes."""
+    hits = []
+    for blocker, step in blockers(case, Reason.ARP_IGNORED):
+        view = view_of(case, step)
+        name, _, value = (step.sysctl or "").partition(" = ")
+        if "arp_ignore" not in name:
+            continue
+        hits.append(
+            Hit(
+                title=f"the next hop does not answer ARP ({name} = {value})",
+                explanation=f"{step.text}, so the packet cannot be handed over.",
+                at=place(case, step),
+                evidence=(sysctl_evidence(view, f"{name} = {value}"), *wire_evidence(case, blocker)),
+                mend=Mend(
+                    summary="Set the sysctl, and keep it in /etc/sysctl.d.",
+                    commands=(f"{enter(case, step.netns)}sysctl -w {name}=0",),
+                    change=set_sysctls(step.netns, {name: "0"}),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        )
+    return fired(*hits)
+
+
+RULE = rule("sysctl.arp-ignore", check, rank=38, needs=("sysctls",))

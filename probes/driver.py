@@ -1,0 +1,271 @@
+"""Carry out a probe run: the thin loop between the state machine and the sockets.
+
+One thread and one selector; the clock is read here and nowhere else. Namespaces are entered once to open the
+source's sockets and once for all captures in each; whatever happens, every socket is closed before this returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from nettrace.errors import NamespaceGone
+from nettrace.model.observe import Blind, Frame, Observation, Open, Sent, Sighting
+from nettrace.netns import Netns, run_in
+from nettrace.wire.build import build_answer, build_frame, foreign_twin, preload
+from nettrace.wire.filter import Instruction, capture_filter
+from nettrace.wire.link import is_raw_ip
+from nettrace.wire.parse import parse_frame
+from nettrace.wire.token import RunToken
+from probes.capture import Capture, CaptureError, Samples, open_capture, prove_filter
+from probes.inject import Injector, open_injector
+from probes.plan import Injection, ProbePlan
+from probes.points import CaptureSpec
+from probes.run import (
+    Arm,
+    Armed,
+    ArmFailed,
+    Command,
+    Event,
+    Finish,
+    Heard,
+    Inject,
+    ProbeRun,
+    SetTimer,
+    Start,
+    Taken,
+    Tick,
+)
+
+__all__ = ["run_probe"]
+
+Program = tuple[Instruction, ...]
+
+
+def run_probe(plan: ProbePlan, namespaces: Mapping[int, Netns]) -> Observation:
+    """Carry out a plan, and return all that was seen, sent and heard.
+
+    `namespaces` are the pinned namespaces by inode; a capture whose namespace is not among them, or is gone, is
+    Blind. Sightings and frames are in the order of their kernel time stamps, and `Sighting.frame` indexes the
+    observation's frames. Raises PrivilegeError without CAP_NET_RAW or CAP_SYS_ADMIN.
+    """
+    with _Driver(plan, namespaces) as driver:
+        return driver.run()
+
+
+class _Driver:
+    """The sockets of one run, and what came out of them."""
+
+    def __init__(self, plan: ProbePlan, namespaces: Mapping[int, Netns]) -> None:
+        self.plan = plan
+        self.namespaces = namespaces
+        self.machine = ProbeRun(plan)
+        self.token: RunToken = plan.token
+        self.injector: Injector | None = None
+        self.captures: dict[str, Capture] = {}
+        self.blind: dict[str, str] = {each.point: each.reason for each in plan.unheard}
+        self.sent: list[Sent] = []
+        self.heard: list[tuple[Frame, Sighting | None]] = []
+        self.deadline_s: float | None = None
+        self.finish: Finish | None = None
+        self.stack = contextlib.ExitStack()
+        self.selector = self.stack.enter_context(selectors.DefaultSelector())
+
+    def __enter__(self) -> _Driver:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stack.close()
+
+    def run(self) -> Observation:
+        """Feed the machine until it finishes."""
+        started_ns = time.time_ns()
+        if self.plan.injection is not None:
+            self._open_source(self.plan.injection)
+        self._feed([Start(at_s=time.monotonic())])
+        while self.finish is None:
+            self._wait()
+        self._drain(self.captures.values(), feed=False)
+        return self._observation(started_ns)
+
+    # -- before ------------------------------------------------------------------------------------------------
+
+    def _open_source(self, injection: Injection) -> None:
+        """Open the source's sockets first: the filters need the ports that the kernel gives."""
+        preload()
+        namespace = self.namespaces.get(injection.netns)
+        if namespace is None:
+            return
+        try:
+            self.injector = run_in(namespace, lambda: open_injector(injection, self.plan.token))
+        except NamespaceGone:  # its captures will say so
+            return
+        self.stack.callback(self.injector.close)
+        self.token = self.injector.token
+        if self.injector.refusal is None:
+            self.injector.packet(0)
+
+    def _arm(self, points: Sequence[str]) -> list[Event]:
+        """Open the captures, with one visit to each namespace."""
+        groups: dict[int, list[CaptureSpec]] = {}
+        for spec in self.plan.captures:
+            if spec.point in points:
+                groups.setdefault(spec.netns, []).append(spec)
+        programs = self._programs({spec.arp_type for group in groups.values() for spec in group})
+        for netns, specs in groups.items():
+            self._open_group(netns, specs, programs)
+        now = time.monotonic()
+        events: list[Event] = []
+        for point in points:
+            if point in self.captures:
+                self.selector.register(self.captures[point], selectors.EVENT_READ, point)
+                events.append(Armed(point=point, at_s=now))
+            else:
+                events.append(ArmFailed(point=point, reason=self.blind[point], at_s=now))
+        return events
+
+    def _open_group(self, netns: int, specs: Sequence[CaptureSpec], programs: Mapping[int, Program | str]) -> None:
+        namespace = self.namespaces.get(netns)
+        if namespace is None:
+            for spec in specs:
+                self.blind[spec.point] = f"the namespace of {spec.netns_name} is not held open"
+            return
+        try:
+            run_in(namespace, lambda: self._open_all(specs, programs))
+        except NamespaceGone as error:
+            for spec in specs:
+                self.blind[spec.point] = str(error)
+
+    def _open_all(self, specs: Sequence[CaptureSpec], programs: Mapping[int, Program | str]) -> None:
+        """Open captures in the calling thread's namespace."""
+        for spec in specs:
+            program = programs[spec.arp_type]
+            if isinstance(program, str):
+                self.blind[spec.point] = program
+                continue
+            try:
+                capture = open_capture(spec, program)
+            except CaptureError as error:
+                self.blind[spec.point] = str(error)
+                continue
+            self.captures[spec.point] = capture
+            self.stack.callback(capture.close)
+
+    def _programs(self, arp_types: Iterable[int]) -> dict[int, Program | str]:
+        """The proven filter for each kind of device, or why there is none."""
+        programs: dict[int, Program | str] = {}
+        for arp_type in arp_types:
+            try:
+                program = capture_filter(self.token, arp_type=arp_type, neighbours=self.plan.neighbours)
+                samples = self._samples(is_raw_ip(arp_type))
+                if samples is not None:
+                    prove_filter(program, samples)
+            except (CaptureError, ValueError) as error:
+                programs[arp_type] = str(error)
+            else:
+                programs[arp_type] = program
+        return programs
+
+    def _samples(self, raw_ip: bool) -> Samples | None:
+        """This run's own first probe and its answer, and the same probe of a run with other marks."""
+        injector = self.injector
+        if injector is None or injector.refusal is not None or injector.source is None:
+            return None
+        probe = injector.packet(0)
+        answer = build_answer(self.token, probe)
+        return Samples(
+            ours=(build_frame(probe, raw_ip=raw_ip), build_frame(answer, raw_ip=raw_ip)),
+            foreign=(build_frame(foreign_twin(self.token, probe), raw_ip=raw_ip),),
+        )
+
+    # -- during ------------------------------------------------------------------------------------------------
+
+    def _feed(self, events: Sequence[Event]) -> None:
+        """Give events to the machine, carry its commands out, and give it what follows from them."""
+        queue = list(events)
+        while queue:
+            commands = self.machine.handle(queue.pop(0))
+            points = [command.point for command in commands if isinstance(command, Arm)]
+            if points:
+                queue.extend(self._arm(points))
+            for command in commands:
+                queue.extend(self._carry_out(command))
+
+    def _carry_out(self, command: Command) -> list[Event]:
+        match command:
+            case Inject():
+                return self._inject(command.nonce)
+            case SetTimer():
+                self.deadline_s = command.at_s
+            case Finish():
+                self.finish = command
+            case Arm():
+                pass  # all of them at once, in _arm
+        return []
+
+    def _inject(self, nonce: int) -> list[Event]:
+        if self.injector is None:
+            # Nothing can be sent from a namespace that is not there; the captures in it are blind, and say why.
+            self.finish = Finish(timed_out=False)
+            return []
+        sent = self.injector.send(nonce)
+        self.sent.append(sent)
+        return [Taken(nonce=nonce, at_s=time.monotonic(), errno=sent.errno)]
+
+    def _wait(self) -> None:
+        timeout = None if self.deadline_s is None else max(0.0, self.deadline_s - time.monotonic())
+        ready = self.selector.select(timeout)
+        self._drain([self.captures[key.data] for key, _mask in ready], feed=True)
+        now = time.monotonic()
+        if self.finish is None and self.deadline_s is not None and now >= self.deadline_s:
+            self._feed([Tick(at_s=now)])
+
+    def _drain(self, captures: Iterable[Capture], *, feed: bool) -> None:
+        for capture in captures:
+            for frame in capture.frames():
+                self._take(capture.spec, frame, feed=feed)
+
+    def _take(self, spec: CaptureSpec, frame: Frame, *, feed: bool) -> None:
+        parsed = parse_frame(frame.data, arp_type=spec.arp_type, run=self.token)
+        if parsed is None:
+            self.heard.append((frame, None))
+            return
+        sighting = Sighting(
+            point=frame.point,
+            kind=parsed.kind,
+            way=frame.way,
+            at_ns=frame.at_ns,
+            packet=parsed.packet,
+            nonce=parsed.nonce,
+        )
+        self.heard.append((frame, sighting))
+        if feed:
+            self._feed([Heard(point=frame.point, way=frame.way, parsed=parsed, at_s=time.monotonic())])
+
+    # -- after -------------------------------------------------------------------------------------------------
+
+    def _observation(self, started_ns: int) -> Observation:
+        self.heard.sort(key=lambda each: each[0].at_ns)
+        sightings = [
+            replace(sighting, frame=at) for at, (_frame, sighting) in enumerate(self.heard) if sighting is not None
+        ]
+        states: dict[str, Open | Blind] = {point: capture.settle() for point, capture in self.captures.items()}
+        states.update((point, Blind(point=point, reason=reason)) for point, reason in self.blind.items())
+        return Observation(
+            captures=tuple(states[point] for point in self._points() if point in states),
+            sent=tuple(self.sent),
+            sightings=tuple(sightings),
+            frames=tuple(frame for frame, _sighting in self.heard),
+            timed_out=self.finish is not None and self.finish.timed_out,
+            started_ns=started_ns,
+            ended_ns=time.time_ns(),
+            secret=self.token.secret,
+            sports=self.token.sports,
+        )
+
+    def _points(self) -> list[str]:
+        return [each.point for each in self.plan.captures] + [each.point for each in self.plan.unheard]

@@ -1,0 +1,215 @@
+"""Turn a prediction into a probe: where to listen, what to send, and which silence would be an answer.
+
+Pure: reads the Trace and the Snapshot, and nothing else.
+"""
+
+from __future__ import annotations
+
+from nettrace.errors import UsageError
+from nettrace.model.base import IPAddress, Model, rows
+from nettrace.model.flow import HEADER_BYTES, Proto
+from nettrace.model.observe import Blind
+from nettrace.model.path import Leg, LegEnd, Outcome, Reason, Role, Step, StepKind, Trace
+from nettrace.model.snapshot import Snapshot
+from nettrace.wire.token import MAX_PROBES, VXLAN_PORTS, RunToken, make_token
+from probes.points import CaptureSpec, capture_spec
+
+__all__ = ["Expectation", "Injection", "ProbePlan", "plan_probe"]
+
+#: Delivery inside one host is done before sendto(2) returns or a moment later; this long after the last sighting,
+#: nothing more comes.
+IN_HOST_SETTLE_S = 0.06
+#: A neighbour beyond the egress device answers at the speed of its link and of its own load.
+NEIGHBOUR_SETTLE_S = 0.3
+SPACING_S = 0.02
+
+_NEIGHBOUR_REASONS = (Reason.NEIGHBOUR_FAILED, Reason.ARP_IGNORED)
+
+
+class Injection(Model):
+    """What to send, from which namespace (inode). `source` is the address that the model expects the kernel to choose.
+
+    `size` is the IP length in bytes, sent with DF set and never fragmented here; None leaves both to the defaults.
+    `oif` is the device (ifindex) that a link-local destination is on. Probes are `spacing_s` apart.
+    """
+
+    netns: int
+    proto: Proto
+    family: int
+    dst: IPAddress
+    source: IPAddress | None = None
+    sport: int | None = None
+    dport: int | None = None
+    size: int | None = None
+    oif: int | None = None
+    spacing_s: float = SPACING_S
+
+
+class Expectation(Model):
+    """What the model expects to be heard.
+
+    `forward` and `reply` are the points where the probe and its reply pass, in travel order. `home` are the points
+    where a reply, an ICMP error or a reset has come back to the source. `settles` is true when the model lets the
+    packet (or its reply) end inside this host, so that silence of the other points is an answer after `settle_s`.
+    `neighbour` is the next hop that the model expects not to answer; it must be heard being asked for first.
+    """
+
+    forward: tuple[str, ...] = ()
+    reply: tuple[str, ...] = ()
+    home: tuple[str, ...] = ()
+    expects_reply: bool = False
+    settles: bool = False
+    settle_s: float = IN_HOST_SETTLE_S
+    neighbour: IPAddress | None = None
+
+
+class ProbePlan(Model):
+    """One probe run. `injection` is None when there is nothing to send from; `unheard` are points nobody can hear.
+
+    `neighbours` are the addresses whose ARP and NDP tells something about this flow.
+    """
+
+    token: RunToken
+    injection: Injection | None
+    captures: tuple[CaptureSpec, ...] = ()
+    unheard: tuple[Blind, ...] = ()
+    neighbours: tuple[IPAddress, ...] = ()
+    expectation: Expectation = Expectation()
+    timeout_s: float = 1.0
+
+
+def plan_probe(trace: Trace, snapshot: Snapshot, *, count: int = 1, timeout_s: float = 1.0, token: bytes) -> ProbePlan:
+    """Return the probe that checks a prediction: captures at every point of both legs, and one injection.
+
+    `token` is 8 random bytes. `timeout_s` is the longest wait for an answer after the last probe, in seconds. Raises
+    UsageError when the flow lacks a port that its protocol needs, or the count or the size is impossible.
+    """
+    if not 1 <= count <= MAX_PROBES:
+        raise UsageError(f"--count must be between 1 and {MAX_PROBES}")
+    captures: list[CaptureSpec] = []
+    unheard: list[Blind] = []
+    for point in trace.points:
+        namespace = snapshot.namespace(point.netns)
+        if namespace is None:
+            reason = f"the namespace of {point.netns_name} is not on this host, or was not read"
+            unheard.append(Blind(point=point.id, reason=reason))
+        else:
+            captures.append(capture_spec(point, snapshot))
+    return ProbePlan(
+        token=make_token(
+            token,
+            trace.flow.proto,
+            family=trace.flow.family,
+            count=count,
+            dports=_destination_ports(trace),
+            vxlan_ports=_tunnel_ports(snapshot),
+        ),
+        injection=_injection(trace),
+        captures=tuple(captures),
+        unheard=tuple(unheard),
+        neighbours=_neighbours(trace),
+        expectation=_expectation(trace),
+        timeout_s=timeout_s,
+    )
+
+
+def _legs(trace: Trace) -> tuple[Leg, ...]:
+    return (trace.forward,) if trace.reply is None else (trace.forward, trace.reply)
+
+
+def _steps(trace: Trace) -> tuple[Step, ...]:
+    return tuple(step for leg in _legs(trace) for step in (*leg.steps, *leg.beyond))
+
+
+def _destination_ports(trace: Trace) -> tuple[int, ...]:
+    """Every destination port that the probe may have: the one asked for first, then those that DNAT gives it."""
+    if trace.flow.proto is Proto.ICMP:
+        return ()
+    ports = [trace.flow.dport, *(step.packet.dport for step in (*trace.forward.steps, *trace.forward.beyond))]
+    return tuple(dict.fromkeys(port for port in ports if port is not None))
+
+
+def _tunnel_ports(snapshot: Snapshot) -> tuple[int, ...]:
+    """The UDP ports of this host's vxlan devices, and the usual ones beside them; none when there is no such device."""
+    ports = [link.vxlan.port for ns in snapshot.namespaces for link in rows(ns.links) if link.vxlan is not None]
+    return tuple(dict.fromkeys((*ports, *VXLAN_PORTS))) if ports else ()
+
+
+def _neighbours(trace: Trace) -> tuple[IPAddress, ...]:
+    found: list[IPAddress] = []
+    for step in _steps(trace):
+        found.extend((step.packet.src, step.packet.dst))
+        if step.next_hop is not None:
+            found.append(step.next_hop)
+    wanted = {each for each in found if not (each.is_unspecified or each.is_loopback or each.is_multicast)}
+    return tuple(sorted(wanted, key=lambda each: (each.version, int(each))))
+
+
+def _injection(trace: Trace) -> Injection | None:
+    flow = trace.flow
+    if flow.src.netns is None or flow.dst.address is None:
+        return None
+    if flow.proto is not Proto.ICMP and flow.dport is None:
+        raise UsageError(f"a {flow.proto} probe needs --port")
+    least = HEADER_BYTES[flow.proto, flow.family]
+    if flow.size is not None and not least <= flow.size <= 65535:
+        raise UsageError(f"--size must be between {least} and 65535 for {flow.proto} over IPv{flow.family}")
+    first = next((step for step in trace.forward.steps if step.kind in (StepKind.XMIT, StepKind.RECEIVE)), None)
+    sent = first.packet.src if first is not None else None
+    return Injection(
+        netns=flow.src.netns,
+        proto=flow.proto,
+        family=flow.family,
+        dst=flow.dst.address,
+        source=sent if sent is not None and not sent.is_unspecified else None,
+        sport=flow.sport,
+        dport=flow.dport,
+        size=flow.size,
+        oif=first.ifindex if first is not None else None,
+    )
+
+
+def _passed(leg: Leg) -> tuple[str, ...]:
+    """The points that the leg passes: an AF_PACKET tap hears a frame once a device takes it up or hands it out."""
+    heard = (
+        step.point
+        for step in leg.steps
+        if step.kind in (StepKind.XMIT, StepKind.RECEIVE) and step.outcome is not Outcome.DROP
+    )
+    return tuple(dict.fromkeys(point for point in heard if point is not None))
+
+
+def _expectation(trace: Trace) -> Expectation:
+    forward, reply = trace.forward, trace.reply
+    there = _passed(forward)
+    delivered = forward.end in (LegEnd.ARRIVED, LegEnd.LEFT)
+    back = _passed(reply) if reply is not None and delivered else ()
+    netns_of = {point.id: point.netns for point in trace.points}
+    home = [*there[:1], *(point for point in back[-1:] if netns_of.get(point) == trace.flow.src.netns)]
+    if not home:  # the model lets nothing out; should something come back nevertheless, it is here
+        home = [point.id for point in trace.points if point.netns == trace.flow.src.netns][:1]
+    stop = _stop(trace)
+    neighbour = stop.next_hop if stop is not None and stop.reason in _NEIGHBOUR_REASONS else None
+    beyond_host = stop is not None and stop.point is not None and trace.point(stop.point).role is Role.EGRESS
+    return Expectation(
+        forward=there,
+        reply=back,
+        home=tuple(dict.fromkeys(home)),
+        expects_reply=reply is not None and reply.end is LegEnd.ARRIVED and delivered,
+        settles=stop is not None or _answers_nothing(trace),
+        settle_s=NEIGHBOUR_SETTLE_S if neighbour is not None and beyond_host else IN_HOST_SETTLE_S,
+        neighbour=neighbour,
+    )
+
+
+def _stop(trace: Trace) -> Step | None:
+    """The step inside this host that ends the flow, or the reply to it; None when neither ends here."""
+    leg = trace.forward
+    if leg.end in (LegEnd.ARRIVED, LegEnd.LEFT) and trace.reply is not None:
+        leg = trace.reply
+    return leg.steps[-1] if leg.end is LegEnd.DROPPED and leg.steps else None
+
+
+def _answers_nothing(trace: Trace) -> bool:
+    """A datagram that a socket of this host takes, and nobody need answer."""
+    return trace.flow.proto is Proto.UDP and trace.forward.end is LegEnd.ARRIVED and trace.reply is None

@@ -1,0 +1,1 @@
+"""Tests of nettrace and probes; folders mirror the packages, and live/ needs root."""

@@ -1,0 +1,93 @@
+"""Labs for live tests: one of each kind a session, mended after every test, and nothing left behind at the end.
+
+`docker_lab` runs a test once for every engine at hand: the system's, and each one that `nettrace.lab.fetch` unpacked.
+`plain_lab` has no engine. `make_lab` makes further ones for tests that need a lab of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from nettrace.lab import Lab, teardown
+from nettrace.lab.fetch import ENGINES, engine_dir, find_program
+from nettrace.lab.host import engine_available
+
+PREFIX = f"t{os.getpid()}"
+SYSTEM = "docker"
+
+
+def engines() -> list[str]:
+    """Return the engines that can be started here."""
+    unpacked = [name for name in ENGINES if find_program(engine_dir(name), "dockerd") is not None]
+    return ([SYSTEM] if engine_available() else []) + unpacked
+
+
+def own_links() -> list[str]:
+    """Return the links of the machine's own namespace: whoever wrote a test must not have touched them."""
+    done = subprocess.run(["ip", "-j", "link"], capture_output=True, text=True, check=True)
+    return sorted(f"{row['ifname']} {row['mtu']} {row['flags']}" for row in json.loads(done.stdout))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fail at the end when a lab of this session left anything, or the machine's own links changed."""
+    if os.geteuid() != 0:
+        yield
+        return
+    before = own_links()
+    yield
+    left = [name for name in teardown.leftovers() if name.startswith(PREFIX)]
+    for name in left:
+        teardown.remove(name)
+    assert left == []
+    assert own_links() == before
+
+
+@pytest.fixture(scope="session")
+def labs() -> Iterator[dict[str, Lab]]:
+    """The session's labs by engine; each is made when the first test asks for it."""
+    made: dict[str, Lab] = {}
+    yield made
+    for lab in made.values():
+        lab.down()
+
+
+def _lent(labs: dict[str, Lab], engine: str) -> Iterator[Lab]:
+    if engine not in labs:
+        name = f"{PREFIX}-{engine}"
+        directory = None if engine in (SYSTEM, "none") else engine
+        labs[engine] = Lab.up(name, engine="none" if engine == "none" else "docker", docker_dir=directory)
+    yield labs[engine]
+    labs[engine].mend()
+
+
+@pytest.fixture(params=engines())
+def docker_lab(request: pytest.FixtureRequest, labs: dict[str, Lab]) -> Iterator[Lab]:
+    """A lab with a real Docker Engine, shared by all tests and healthy at the start of each."""
+    yield from _lent(labs, request.param)
+
+
+@pytest.fixture
+def plain_lab(labs: dict[str, Lab]) -> Iterator[Lab]:
+    """A lab without an engine, shared by all tests and healthy at the start of each."""
+    yield from _lent(labs, "none")
+
+
+@pytest.fixture
+def make_lab() -> Iterator[Callable[..., Lab]]:
+    """Make labs of one's own with `make_lab("suffix", engine=…)`; they go at the end of the test."""
+    made: list[str] = []
+
+    def make(suffix: str, **options: object) -> Lab:
+        name = f"{PREFIX}-{suffix}"
+        made.append(name)
+        return Lab.up(name, **options)  # type: ignore[arg-type]
+
+    yield make
+    for name in made:
+        teardown.remove(name)
