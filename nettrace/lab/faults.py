@@ -1140,10 +1140,10 @@ def _bridges() -> Iterable[Fault]:
     yield Fault(
         name="fdb-static",
         code="bridge.fdb-wrong",
-        summary="a static forwarding entry sends the destination's frames out of the wrong port",
+        summary="a static, sticky forwarding entry sends the destination's frames out of the wrong port",
         flow=PEER,
         segment=Segment.BRIDGE,
-        break_commands=host("bridge fdb replace {web.mac} dev {app.veth} master static"),
+        break_commands=host("bridge fdb replace {web.mac} dev {app.veth} master static sticky"),
         mend_commands=host("bridge fdb del {web.mac} dev {app.veth} master") + inside("web", "ip neigh flush dev eth0"),
     )
     yield Fault(

@@ -275,7 +275,8 @@ class Lab:
     def mend(self, name: str | None = None) -> tuple[Step, ...]:
         """Take a fault back, or all of them, the latest first, and return the commands that did.
 
-        Raises LabError when the lab does not have it, or a command fails.
+        Every command is run, whatever became of the one before. Raises LabError when the lab does not have the fault,
+        or when a command failed: then the lab may not be as it was.
         """
         self.refresh()
         chosen = [each for each in reversed(self.state.broken) if name in (None, each.name)]
@@ -283,11 +284,17 @@ class Lab:
             faults.fault(name)
             raise LabError(f"lab {self.name} does not have {name}: nothing to mend")
         done: list[Step] = []
+        failed: list[str] = []
         for each in chosen:
             for step in each.mend:
-                self._step(step)
+                try:
+                    self._step(step)
+                except LabError as error:
+                    failed.append(str(error))
                 done.append(step)
             self._note(tuple(other for other in self.state.broken if other != each))
+        if failed:
+            raise LabError(f"lab {self.name} may not be as it was, better make a new one: {'; '.join(failed)}")
         return tuple(done)
 
     def flow_of(self, name: str) -> list[str]:

@@ -122,11 +122,12 @@ def address_text(address: Address, names: Mapping[int, str]) -> str:
     return " ".join([*words, "dev", _device(address.ifindex, names)])
 
 
-def link_text(link: Link, names: Mapping[int, str]) -> str:
+def link_text(link: Link, names: Mapping[int, str] | None = None) -> str:
     """Return a device as `ip -d link show` begins it: "3: eth0@if4: <UP,LOWER_UP> mtu 1500 … state UP".
 
     The flags are those that the model holds; BROADCAST and MULTICAST, which decide nothing here, are not among them.
     """
+    names = names or {}
     name = link.name
     if link.peer_ifindex:
         near = link.peer_netns is None and link.peer_nsid is None

@@ -103,11 +103,13 @@ class CompiledRule:
         self.doubts = doubts
         self.effect = effect
         self.inert = False
-        self.entries: dict[tuple[str, int], TrailEntry] = {}
+        self.entries: dict[tuple[str, int], TrailEntry] | None = None
 
     def entry(self, effect: str, level: int) -> TrailEntry:
         """Return the trail's word that this rule matched; the same object for the same event."""
         key = (effect, level)
+        if self.entries is None:
+            self.entries = {}
         found = self.entries.get(key)
         if found is None:
             found = self.entries[key] = TrailEntry(event="match", rule=self.ref, effect=effect, level=level)
@@ -210,6 +212,8 @@ class _Compiler:
         self.ruleset = ruleset
         self.chains: dict[tuple[str, str, str, str], CompiledChain] = {}
         self.atoms: Counter[Any] = Counter()
+        #: Compiled matches by the identity of their expression and table: equal matches are often one object.
+        self.matches: dict[tuple[int, int], tuple[Op, Doubt | None]] = {}
         self.ref = RuleRef(backend="", family="", table="", chain="", index=None, text="")
 
     def chain(self, table: Table, name: str) -> CompiledChain:
@@ -238,7 +242,7 @@ class _Compiler:
             if isinstance(expr, Statement):
                 if (text := _effect(expr)) is not None:
                     effects.append(text)
-                if isinstance(expr, Noop | SetUpdate | Continue):
+                if isinstance(expr, (Noop, SetUpdate, Continue)):
                     if isinstance(expr, Continue):
                         break
                     continue
@@ -251,13 +255,21 @@ class _Compiler:
             if doubt is not None and doubt.atom is not None:
                 self.atoms[doubt.atom] += 1
         effect = ", ".join(dict.fromkeys(effects)) or "continue"
-        compiled = CompiledRule(rule.ref, tuple(ops), tuple(doubts), effect)
+        sure = _SURE[len(doubts)] if len(doubts) < len(_SURE) and not any(doubts) else tuple(doubts)
+        compiled = CompiledRule(rule.ref, tuple(ops), sure, effect)
         compiled.inert = inert
         return compiled
 
     # --- matches
 
     def _match(self, expr: Expr, table: Table) -> tuple[Op, Doubt | None]:
+        key = (id(expr), id(table))
+        found = self.matches.get(key)
+        if found is None:
+            found = self.matches[key] = self._fresh_match(expr, table)
+        return found
+
+    def _fresh_match(self, expr: Expr, table: Table) -> tuple[Op, Doubt | None]:
         op, reason = self._test(expr, table)
         if reason is None:
             return op, None
@@ -268,24 +280,17 @@ class _Compiler:
 
     def _test(self, expr: Expr, table: Table) -> tuple[Op, str | None]:
         """Return the function of a match, and why it can be unknown (None when it never is)."""
-        if isinstance(expr, In):
-            return _in(expr, table)
-        if isinstance(expr, Compare):
-            return _compare(expr, table)
-        if isinstance(expr, BitTest):
-            return _bit_test(expr, table)
-        if isinstance(expr, Lookup):
-            return _lookup(expr, table)
+        simple = _TESTS.get(type(expr))
+        if simple is not None:
+            return simple(expr, table)
         if isinstance(expr, IpSetMatch):
             return compile_ipset(expr, self.ruleset)
         if isinstance(expr, XtConntrack):
             return self._conntrack(expr, table)
-        if isinstance(expr, AnyOf | AllOf):
+        if isinstance(expr, (AnyOf, AllOf)):
             return self._several(expr, table)
         if isinstance(expr, Rpfilter):
             return _rpfilter(expr), "the reverse path needs a route lookup, and the routes are not known here"
-        if isinstance(expr, Never):
-            return _no, None
         if isinstance(expr, UnknownMatch):
             return _unknown, expr.reason
         return _unknown, f"nettrace does not model {type(expr).__name__}"
@@ -345,7 +350,7 @@ class _Compiler:
         fixed = _FIXED.get(type(expr))
         if fixed is not None:
             return (lambda _s: fixed), None
-        if isinstance(expr, Jump | Goto | Reject | Stolen):
+        if isinstance(expr, (Jump, Goto, Reject, Stolen)):
             ruling = self._ruling(expr, table)
             return (lambda _s: ruling), None
         if isinstance(expr, Queue):
@@ -354,7 +359,7 @@ class _Compiler:
             return self._verdict_map(expr, table)
         if isinstance(expr, Nat):
             return _nat(expr, table, self.ref)
-        if isinstance(expr, SetMeta | SetCt | SetPayload):
+        if isinstance(expr, (SetMeta, SetCt, SetPayload)):
             return _setter(expr, table), None
         if isinstance(expr, Notrack):
             return _notrack, None
@@ -368,14 +373,14 @@ class _Compiler:
         fixed = _FIXED.get(type(expr))
         if fixed is not None:
             return fixed
-        if isinstance(expr, Jump | Goto):
+        if isinstance(expr, (Jump, Goto)):
             # The chain is compiled by the time a packet comes by; it is looked up once then.
             code = Code.JUMP if isinstance(expr, Jump) else Code.GOTO
             key = (table.backend, table.family, table.name, expr.chain)
             return Ruling(code, chains=self.chains, key=key, effect=_effect(expr) or "")
         if isinstance(expr, Reject):
             return Ruling(Code.REJECT, detail=expr.kind, effect=f"reject with {expr.kind}")
-        if isinstance(expr, Stolen | Queue):
+        if isinstance(expr, (Stolen, Queue)):
             return Ruling(Code.STOLEN, detail=expr.text, effect=expr.text)
         return UNSETTLED
 
@@ -407,7 +412,10 @@ class _Compiler:
 
     def _verdict_map(self, expr: VerdictMap, table: Table) -> tuple[Op, Doubt | None]:
         entries, complete = _entries(expr, table)
-        rulings = tuple((item, self._ruling(each, table)) for item, each in entries)
+        # NFT_CONTINUE out of a map goes on with the next expression of the same rule (nft_do_chain).
+        rulings = tuple(
+            (item, True if isinstance(each, Continue) else self._ruling(each, table)) for item, each in entries
+        )
         find = table_of(rulings)
         key = getter(expr.key, table)
 
@@ -433,7 +441,11 @@ class _Compiler:
         return decide, Doubt(reason, alternatives) if reason is not None else None
 
 
-def _always(ruling: Ruling) -> Op:
+#: Doubts of rules without any, by the number of expressions: most rules share one of these.
+_SURE = tuple((None,) * count for count in range(16))
+
+
+def _always(ruling: Ruling | bool) -> Op:
     return lambda _s: ruling
 
 
@@ -447,10 +459,10 @@ def _entries(expr: VerdictMap, table: Table) -> tuple[tuple[tuple[Any, Statement
 def _targets(rule: Rule, table: Table) -> list[str]:
     out: list[str] = []
     for expr in rule.exprs:
-        if isinstance(expr, Jump | Goto):
+        if isinstance(expr, (Jump, Goto)):
             out.append(expr.chain)
         elif isinstance(expr, VerdictMap):
-            out += [each.chain for _item, each in _entries(expr, table)[0] if isinstance(each, Jump | Goto)]
+            out += [each.chain for _item, each in _entries(expr, table)[0] if isinstance(each, (Jump, Goto))]
     return out
 
 
@@ -473,7 +485,7 @@ def _unnegated(expr: Expr) -> tuple[Any, bool]:
     """Return the fact a match asks about, without its negation, and whether it was negated."""
     import msgspec
 
-    if isinstance(expr, In | BitTest | Lookup | IpSetMatch | Rpfilter | AnyOf | AllOf) and expr.negate:
+    if isinstance(expr, (In, BitTest, Lookup, IpSetMatch, Rpfilter, AnyOf, AllOf)) and expr.negate:
         return msgspec.structs.replace(expr, negate=False), True
     if isinstance(expr, Compare) and expr.op == "!=":
         return msgspec.structs.replace(expr, op="=="), True
@@ -511,7 +523,7 @@ def _in(expr: In, table: Table) -> tuple[Op, str | None]:
 
 def _single(attribute: str, item: Any, negate: bool) -> Op | None:
     """Return the fastest test of one attribute against one item; the common ones are spelt out."""
-    if isinstance(item, int | str):
+    if isinstance(item, (int, str)):
         return _EQUAL[attribute](item, negate) if attribute in _EQUAL else None
     if isinstance(item, Masked) and attribute in ("saddr", "daddr"):
         value, mask = item.value, item.mask
@@ -537,6 +549,11 @@ _EQUAL: dict[str, Callable[[Any, bool], Op]] = {
     "daddr": lambda v, negate: (lambda s: s.daddr != v) if negate else (lambda s: s.daddr == v),
     "proto": lambda v, negate: (lambda s: s.proto != v) if negate else (lambda s: s.proto == v),
 }
+
+
+def _never(_expr: Never, _table: Table) -> tuple[Op, str | None]:
+    return _no, None
+
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": lambda one, two: bool(one == two),
@@ -600,6 +617,16 @@ def _lookup(expr: Lookup, table: Table) -> tuple[Op, str | None]:
         return negate if complete else UNKNOWN
 
     return test, why(expr.left) or (None if complete else f"packets add to set {expr.name}, so its contents change")
+
+
+#: Functions of the matches that need nothing but their table.
+_TESTS: dict[type[Expr], Callable[[Any, Table], tuple[Op, str | None]]] = {
+    In: _in,
+    Compare: _compare,
+    BitTest: _bit_test,
+    Lookup: _lookup,
+    Never: _never,
+}
 
 
 def _rpfilter(expr: Rpfilter) -> Op:
@@ -711,20 +738,20 @@ def _payload_setter(expr: SetPayload, get: Op) -> Op:
 
 def _effect(expr: Statement) -> str | None:
     """Return what a statement does, in a few words; None for what goes without saying."""
-    if isinstance(expr, Jump | Goto):
+    if isinstance(expr, (Jump, Goto)):
         return f"{'jump' if isinstance(expr, Jump) else 'goto'} {expr.chain}"
     if isinstance(expr, Reject):
         return f"reject with {expr.kind}"
-    if isinstance(expr, Accept | Drop | Return | Continue | Notrack):
+    if isinstance(expr, (Accept, Drop, Return, Continue, Notrack)):
         return type(expr).__name__.lower()
-    if isinstance(expr, SetMeta | SetCt):
+    if isinstance(expr, (SetMeta, SetCt)):
         value = expr.value.value if isinstance(expr.value, Const) else None
         shown = hex(value) if isinstance(value, int) and expr.key == "mark" else value
         name = expr.key if isinstance(expr, SetMeta) else f"ct {expr.key}"
         return f"{name} {shown}" if shown is not None else f"set {name}"
     if isinstance(expr, SetPayload):
         return f"set {expr.protocol} {expr.field}"
-    if isinstance(expr, Noop | Stolen | Queue | Tproxy | UnknownStatement):
+    if isinstance(expr, (Noop, Stolen, Queue, Tproxy, UnknownStatement)):
         return expr.text if not expr.text.startswith("counter") else None
     if isinstance(expr, SetUpdate):
         return f"{expr.op} @{expr.name}"

@@ -101,6 +101,7 @@ class _Reader:
         self.table: TableBuilder | None = None
         self.chains: dict[str, ChainBuilder] = {}
         self.pending: list[tuple[ChainBuilder, str, int | None, int]] = []
+        self.known: dict[tuple[str, str], tuple[Expr, ...]] = {}
 
     def line(self, line: str, number: int) -> None:
         """Take one line that is not empty."""
@@ -180,7 +181,7 @@ class _Reader:
             raise InputError(f"line {number}: COMMIT outside of a table")
         for chain, line, packets, at in self.pending:
             try:
-                exprs, comment, counted = _Line(line, self.version, self.chains).parse()
+                exprs, comment, counted = _Line(line, self.version, self.chains, self.known).parse()
             except _BadLine as error:
                 raise InputError(f"line {at}: {error}: {line[:200]!r}") from None
             chain.add(exprs, line, packets=packets if packets is not None else counted, comment=comment)
@@ -246,9 +247,15 @@ def _split(line: str) -> list[str]:
 class _Line:
     """Reads the words of one rule."""
 
-    __slots__ = ("at", "chains", "comment", "exprs", "family", "gathered", "modules", "packets", "size", "words")
+    __slots__ = ("at", "chains", "comment", "exprs", "family", "known", "modules", "packets", "size", "words")
 
-    def __init__(self, line: str, family: int, chains: dict[str, ChainBuilder]) -> None:
+    def __init__(
+        self,
+        line: str,
+        family: int,
+        chains: dict[str, ChainBuilder],
+        known: dict[tuple[str, str], tuple[Expr, ...]],
+    ) -> None:
         self.words = _split(line)
         self.size = len(self.words)
         self.at = 2
@@ -259,7 +266,8 @@ class _Line:
         self.packets: int | None = None
         #: Matches as they come: name, module, options, and the words they were made of.
         self.modules: list[tuple[str, Module | None, list[Option], list[str]]] = []
-        self.gathered = False
+        #: Expressions by name and text: equal matches of a dump are one object.
+        self.known = known
 
     def parse(self) -> tuple[list[Expr], str, int | None]:
         """Return the expressions, the comment and the counter of the rule; raises _BadLine."""
@@ -310,11 +318,15 @@ class _Line:
         return self.words[self.at - 1]
 
     def _header(self, option: Option) -> None:
-        try:
-            self.exprs += header(option, self.family)
-        except ValueError as error:
-            text = f"{'! ' if option.negated else ''}{option.name} {option.arg}"
-            self.exprs.append(UnknownMatch(text=text, reason=str(error), stateful=False))
+        text = f"! {option.arg}" if option.negated else option.arg
+        found = self.known.get((option.name, text))
+        if found is None:
+            try:
+                found = tuple(header(option, self.family))
+            except ValueError as error:
+                found = (UnknownMatch(text=f"{option.name} {text}", reason=str(error), stateful=False),)
+            self.known[(option.name, text)] = found
+        self.exprs += found
 
     # --- matches
 
@@ -367,16 +379,22 @@ class _Line:
 
     def _close_modules(self) -> None:
         for name, module, options, words in self.modules:
+            if name == "comment":
+                continue
             text = " ".join(words)
             if module is None:
                 reason = f"nettrace does not model the match {name}"
                 self.exprs.append(UnknownMatch(text=text, reason=reason))
                 continue
-            try:
-                self.exprs += module.build(tuple(options), self.family, text)
-            except (ValueError, KeyError, IndexError) as error:
-                reason = f"its arguments cannot be read ({error})"
-                self.exprs.append(UnknownMatch(text=text, reason=reason, stateful=False))
+            found = self.known.get((name, text))
+            if found is None:
+                try:
+                    found = tuple(module.build(tuple(options), self.family, text))
+                except (ValueError, KeyError, IndexError) as error:
+                    reason = f"its arguments cannot be read ({error})"
+                    found = (UnknownMatch(text=text, reason=reason, stateful=False),)
+                self.known[(name, text)] = found
+            self.exprs += found
 
     # --- target
 
@@ -402,11 +420,15 @@ class _Line:
             else:
                 self.exprs.append(Jump(chain=name))
             return
-        try:
-            self.exprs += target.build(tuple(_target_options(target.options, tail)), self.family, text)
-        except (ValueError, KeyError, IndexError) as error:
-            reason = f"the arguments of {name} cannot be read ({error})"
-            self.exprs.append(UnknownStatement(text=text, reason=reason))
+        found = self.known.get(("-j", text))
+        if found is None:
+            try:
+                found = tuple(target.build(tuple(_target_options(target.options, tail)), self.family, text))
+            except (ValueError, KeyError, IndexError) as error:
+                reason = f"the arguments of {name} cannot be read ({error})"
+                found = (UnknownStatement(text=text, reason=reason),)
+            self.known[("-j", text)] = found
+        self.exprs += found
 
 
 def _target_options(known: dict[str, tuple[str, int]], words: list[str]) -> Iterable[Option]:

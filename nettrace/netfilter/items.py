@@ -29,7 +29,7 @@ def fits(item: Item, value: Any) -> bool:
 def _is_plain(item: Item) -> bool:
     if isinstance(item, tuple):
         return all(_is_plain(part) for part in item)
-    return isinstance(item, int | str)
+    return isinstance(item, (int, str))
 
 
 def member_of(items: Iterable[Item]) -> Member:

@@ -83,7 +83,8 @@ def _merge_chain(view: Chain, native: Chain | None) -> Chain:
         return view
     base = view.base
     if base is not None and native.base is not None:
-        base = msgspec.structs.replace(base, hook=native.base.hook, priority=native.base.priority)
+        real = native.base
+        base = msgspec.structs.replace(base, hook=real.hook, priority=real.priority, order=real.order)
     rules = view.rules
     if len(view.rules) == len(native.rules):
         rules = tuple(

@@ -130,8 +130,9 @@ def operand_of(expression: Json, family: str) -> Operand:
     return _unknown(expression, family)
 
 
-def _unknown(expression: Json, family: str, reason: str = "nettrace does not model this expression") -> UnknownOperand:
-    return UnknownOperand(text=render_expression(expression, family=family), reason=reason)
+def _unknown(expression: Json, family: str, reason: str = "") -> UnknownOperand:
+    text = render_expression(expression, family=family)
+    return UnknownOperand(text=text, reason=reason or f"what {text} of the packet is, is not known")
 
 
 def _binary(op: str, body: list[Json], family: str) -> Operand:
@@ -166,9 +167,10 @@ def _payload(expression: Json, body: dict[str, Json], family: str) -> Operand:
     if "tunnel" in body:
         return _unknown(expression, family, "headers inside a tunnel are not followed")
     if "base" in body:
-        place = (str(body["base"]), body.get("offset"), body.get("len"))
-        for of in ("", family):
-            found = _RAW.get((of, *place)) if isinstance(place[1], int) and isinstance(place[2], int) else None
+        offset, length = body.get("offset"), body.get("len")
+        if isinstance(offset, int) and isinstance(length, int):
+            place = (str(body["base"]), offset, length)
+            found = _RAW.get(("", *place)) or _RAW.get((family, *place))
             if found is not None:
                 return Payload(protocol=found[0], field=found[1])
         return _unknown(expression, family, "raw bytes of the packet are not known")

@@ -112,7 +112,7 @@ class _Renderer:
             return False
         if isinstance(left, dict) and any(each in left for each in _BINDS):
             return False
-        is_set = isinstance(right, dict) and "set" in right or isinstance(right, str) and right.startswith("@")
+        is_set = "set" in right if isinstance(right, dict) else isinstance(right, str) and right.startswith("@")
         return kind not in BITMASKS or is_set
 
     def _flags(self, value: Json, kind: str) -> str:
@@ -416,7 +416,9 @@ class _Renderer:
     def _option(self, kind: str, body: dict[str, Json]) -> str:
         if "base" in body:
             whole = body.get("offset") == 0 and body.get("len") == 8
-            return f"{kind} {body['base']}" if whole else f"{kind} @{body['base']},{body.get('offset')},{body.get('len')}"
+            return (
+                f"{kind} {body['base']}" if whole else f"{kind} @{body['base']},{body.get('offset')},{body.get('len')}"
+            )
         if "type" in body:
             return f"{kind} {body['type']}"
         return f"{kind} {body.get('name')}{' ' + str(body['field']) if 'field' in body else ''}"

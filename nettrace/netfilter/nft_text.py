@@ -217,9 +217,9 @@ class _Parser:
 
     def name(self) -> str:
         """Return a name: of a table, a chain, a set, an object."""
-        if self.token.kind in (WORD, STRING, COUNTED, NUMBER):
-            return self.advance().text
-        self.fail("expected a name instead of")
+        if self.token.kind not in (WORD, STRING, COUNTED, NUMBER):
+            self.fail("expected a name instead of")
+        return self.advance().text
 
     def integer(self) -> int:
         """Return a number that must be here."""
@@ -896,13 +896,11 @@ class _Parser:
             return self._bracketed()
         if token.kind in _LITERALS:
             return self._literal(kind)
-        if token.kind == WORD:
-            if kind not in ("inet_proto", "ether_type") and self._starts_expression(kind):
-                return self._operand()
-            if kind:
-                return self._literal(kind)
-            return self._operand()
-        self.fail("expected an expression instead of")
+        if token.kind != WORD:
+            self.fail("expected an expression instead of")
+        if kind and (kind in ("inet_proto", "ether_type") or not self._starts_expression(kind)):
+            return self._literal(kind)
+        return self._operand()
 
     def _value(self, kind: str) -> Json:
         """A constant in a set or list: a literal, a range, a prefix, or bits joined by |."""
@@ -1133,7 +1131,7 @@ class _Parser:
         return {"tunnel": {"key": self._key({"id": "", "path": ""})}}
 
     def _exthdr_exists(self) -> Json:
-        return {"exthdr": {"name": self._key({name: "" for name in EXTHDR_TYPES})}}
+        return {"exthdr": {"name": self._key(dict.fromkeys(EXTHDR_TYPES, ""))}}
 
     def _exthdr(self, name: str) -> Json:
         field = self._key(EXTHDR_TYPES[name])
@@ -1485,9 +1483,13 @@ class _Parser:
 
 #: Fields of TCP and IP options and of SCTP chunks (exthdr.c, tcpopt.c, ipopt.c, sctp_chunk.c).
 _OPTION_FIELDS = frozenset(
-    "kind length size count left right tsval tsecr subtype type ptr value addr flags stream ssn ppid init-tag a-rwnd "
-    "num-outbound-streams num-inbound-streams initial-tsn cum-tsn-ack num-gap-ack-blocks num-dup-tsns lowest-tsn "
-    "cum-tsn-ack seqno new-cum-tsn tsn".split()
+    {
+        *("kind", "length", "size", "count", "left", "right", "tsval", "tsecr", "subtype"),
+        *("type", "ptr", "value", "addr"),
+        *("flags", "stream", "ssn", "ppid", "init-tag", "a-rwnd", "num-outbound-streams", "num-inbound-streams"),
+        *("initial-tsn", "cum-tsn-ack", "num-gap-ack-blocks", "num-dup-tsns", "lowest-tsn", "seqno", "new-cum-tsn"),
+        "tsn",
+    }
 )
 
 

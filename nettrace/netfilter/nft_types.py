@@ -479,7 +479,9 @@ def type_of(expression: Any, family: str = "inet") -> str:
     if kind in ("ip option", "sctp chunk", "dccp option"):
         return "integer" if "field" in body else "boolean"
     if kind == "fib":
-        return {"type": "fib_addrtype", "oif": "iface_index", "oifname": "ifname"}.get(body.get("result", ""), "boolean")
+        return {"type": "fib_addrtype", "oif": "iface_index", "oifname": "ifname"}.get(
+            body.get("result", ""), "boolean"
+        )
     if kind == "socket":
         return SOCKET_TYPES.get(str(key), "integer")
     if kind == "rt":

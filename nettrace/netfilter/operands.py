@@ -90,7 +90,7 @@ def getter(operand: Operand, table: Table) -> Getter:
 
 def why(operand: Operand) -> str | None:
     """Return why an operand can be unknown, in words for people; None when it never is."""
-    if isinstance(operand, UnknownOperand | OneOf):
+    if isinstance(operand, (UnknownOperand, OneOf)):
         return operand.reason
     if isinstance(operand, Payload):
         return _WHY_PAYLOAD.get(operand.field, f"{operand.protocol} {operand.field} of the packet is not known")

@@ -70,21 +70,21 @@ CT_STATUS: dict[str, int] = {
 # --- Items: what a value is compared with ---------------------------------------------------------------------------
 
 
-class Masked(Model):
+class Masked(Model, gc=False):
     """Every integer that equals `value` in the bits of `mask`; the mask need not be contiguous."""
 
     value: int
     mask: int
 
 
-class Range(Model):
+class Range(Model, gc=False):
     """Every integer from `low` to `high`, both included."""
 
     low: int
     high: int
 
 
-class Wildcard(Model):
+class Wildcard(Model, gc=False):
     """Every string that starts with `prefix` ("veth*", "docker+")."""
 
     prefix: str
@@ -97,7 +97,7 @@ Item: TypeAlias = int | str | Masked | Range | Wildcard | tuple[Any, ...]
 # --- Operands: what a match looks at --------------------------------------------------------------------------------
 
 
-class Operand(Model):
+class Operand(Model, gc=False):
     """Base of everything that has a value for a packet."""
 
 
@@ -189,7 +189,7 @@ class UnknownOperand(Operand):
 # --- Expressions ----------------------------------------------------------------------------------------------------
 
 
-class Expr(Model):
+class Expr(Model, gc=False):
     """Base of matches and statements."""
 
 
@@ -673,12 +673,12 @@ def targets_of(exprs: Iterable[Expr], sets: dict[str, NamedSet]) -> list[str]:
     """Return the chains that expressions can jump or go to."""
     found: list[str] = []
     for expr in exprs:
-        if isinstance(expr, Jump | Goto):
+        if isinstance(expr, (Jump, Goto)):
             found.append(expr.chain)
         elif isinstance(expr, VerdictMap):
             named = sets.get(expr.name) if expr.name is not None else None
             entries = named.elements if named is not None else expr.entries
-            found.extend(each.chain for _item, each in entries if isinstance(each, Jump | Goto))
+            found.extend(each.chain for _item, each in entries if isinstance(each, (Jump, Goto)))
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from nettrace.netfilter.names import DSCP_CLASSES, ICMP4_TYPES, ICMP6_TYPES, TOS_NAMES
 from nettrace.netfilter.ruleset import (
@@ -54,8 +54,7 @@ from nettrace.netfilter.xt_values import (
 __all__ = ["MODULES", "Module", "Option", "header", "option_table"]
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option as it was given: its canonical name, whether a `!` stood before it, its arguments."""
 
     name: str

@@ -290,3 +290,43 @@ def test_an_interrupted_up_leaves_nothing() -> None:
         process.communicate(timeout=30)
         assert process.returncode == 130
     assert name not in teardown.leftovers()
+
+
+@pytest.mark.parametrize("engine", ["none", *(["docker"] if SYSTEM in engines() else [])])
+def test_demo(engine: str) -> None:
+    before = set(teardown.leftovers())
+    done = nettrace("demo", "--engine", engine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = done.stdout
+    assert shown.index("DELIVERED") < shown.index("nat.masquerade-missing") < shown.rindex("DELIVERED")
+    assert [name for name in set(teardown.leftovers()) - before if name.startswith("demo-")] == []
+
+
+def test_an_interrupted_demo_cleans_up() -> None:
+    argv = [sys.executable, "-m", "nettrace", "demo", "--engine", "none"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        name = f"demo-{process.pid}"
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                if state.load(name).phase == "ready":
+                    break
+            except LabError:
+                pass
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+    assert name not in teardown.leftovers()
+
+
+def test_a_terminated_demo_cleans_up() -> None:
+    argv = [sys.executable, "-m", "nettrace", "demo", "--engine", "none"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        name = f"demo-{process.pid}"
+        while name not in teardown.leftovers() and process.poll() is None:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 143
+    assert name not in teardown.leftovers()

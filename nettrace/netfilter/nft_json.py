@@ -1,0 +1,211 @@
+"""Read what `nft -j list ruleset` prints, and compile it to tables.
+
+The language is libnftables-json(5); every construct becomes something in nettrace.netfilter.ruleset, and what is not
+understood is kept as unknown with the text that nft would print for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from nettrace.errors import InputError
+from nettrace.model.netfilter import Hook
+from nettrace.netfilter.nft_render import render_rule
+from nettrace.netfilter.nft_statements import RuleReader, SetReader
+from nettrace.netfilter.nft_text import BRIDGE_PRIORITIES, FAMILIES, PRIORITIES
+from nettrace.netfilter.ruleset import Base, RulesetBuilder, Table, TableBuilder
+
+__all__ = ["parse"]
+
+Json: TypeAlias = Any
+
+_HINT = "give the whole output of `nft -j list ruleset`"
+
+#: Objects that decide nothing by themselves: what rules make of them is read in the rules.
+_PASSIVE = frozenset(
+    {
+        "metainfo",
+        "counter",
+        "quota",
+        "limit",
+        "ct helper",
+        "ct timeout",
+        "ct expectation",
+        "synproxy",
+        "secmark",
+        "tunnel",
+        "flowtable",
+    }
+)
+_HOOKS = frozenset(each.value for each in Hook)
+_COMMANDS = frozenset({"add", "create", "insert", "replace", "delete", "destroy", "flush", "rename", "reset", "list"})
+
+
+def parse(document: dict[str, Json] | str | bytes) -> tuple[Table, ...]:
+    """Compile the output of `nft -j list ruleset` (or of nft_text.parse_text) to tables, in listed order.
+
+    Raises InputError when it is not JSON of that form, or when jumps lead nowhere or in a circle.
+    """
+    objects = _objects(document)
+    try:
+        return _Compiler().compile(objects)
+    except RecursionError as error:
+        raise InputError(f"the nft JSON is nested deeper than nft nests it; {_HINT}") from error
+
+
+def _objects(document: dict[str, Json] | str | bytes) -> list[Json]:
+    if isinstance(document, str | bytes):
+        try:
+            document = msgspec.json.decode(document)
+        except msgspec.DecodeError as error:
+            raise InputError(f"the nft JSON cannot be read ({error}); {_HINT}") from error
+        except RecursionError as error:
+            raise InputError(f"the nft JSON is nested deeper than nft nests it; {_HINT}") from error
+    objects = document.get("nftables") if isinstance(document, dict) else None
+    if not isinstance(objects, list):
+        raise InputError(f'the JSON has no "nftables" list; {_HINT}')
+    return objects
+
+
+class _Compiler:
+    """Collects the objects of a listing, then compiles the rules, when every set is known."""
+
+    def __init__(self) -> None:
+        self.builder = RulesetBuilder()
+        self.sets: dict[tuple[str, str], SetReader] = {}
+        self.rules: list[tuple[int, dict[str, Json]]] = []
+        self.order = 0
+
+    def compile(self, objects: list[Json]) -> tuple[Table, ...]:
+        """Compile every object."""
+        self.order = len(objects)
+        for number, each in enumerate(objects, 1):
+            self._object(number, each)
+        readers: dict[tuple[str, str], RuleReader] = {}
+        for number, body in self.rules:
+            key = self._place(number, "rule", body)
+            reader = readers.get(key)
+            if reader is None:
+                reader = readers[key] = RuleReader(key[0], self._sets(key))
+            self._rule(number, body, key, reader)
+        for key, sets in self.sets.items():
+            table = self._table(key)
+            for name in sets.listed:
+                table.add_set(sets.build(name))
+        return tuple(table.build() for table in self.builder.tables.values())
+
+    def _object(self, number: int, each: Json) -> None:
+        if not isinstance(each, dict) or len(each) != 1:
+            raise InputError(f"object {number} of the nft JSON is not one named object; {_HINT}")
+        ((kind, body),) = each.items()
+        if kind in _PASSIVE:
+            return
+        if kind in _COMMANDS:
+            raise InputError(f"object {number} of the nft JSON is a command ({kind}), not a listing; {_HINT}")
+        if not isinstance(body, dict):
+            raise InputError(f"object {number} of the nft JSON ({kind}) has no properties; {_HINT}")
+        if kind == "table":
+            self._add_table(number, body)
+        elif kind == "chain":
+            self._add_chain(number, body)
+        elif kind in ("set", "map", "meter"):
+            key = self._place(number, kind, body)
+            self._sets(key).add(body, _word(number, kind, body, "name"))
+        elif kind == "element":
+            key = self._place(number, kind, body)
+            self._sets(key).add_elements(_word(number, kind, body, "name"), body.get("elem", []))
+        elif kind == "rule":
+            self.rules.append((number, body))
+
+    def _place(self, number: int, kind: str, body: dict[str, Json]) -> tuple[str, str]:
+        family = _word(number, kind, body, "family")
+        if family not in FAMILIES:
+            raise InputError(f"object {number} of the nft JSON ({kind}) is of the unknown family {family!r}; {_HINT}")
+        return family, _word(number, kind, body, "table")
+
+    def _sets(self, key: tuple[str, str]) -> SetReader:
+        found = self.sets.get(key)
+        if found is None:
+            found = self.sets[key] = SetReader(key[0])
+        return found
+
+    def _table(self, key: tuple[str, str]) -> TableBuilder:
+        return self.builder.table("nft", key[0], key[1])
+
+    def _add_table(self, number: int, body: dict[str, Json]) -> None:
+        family = _word(number, "table", body, "family")
+        if family not in FAMILIES:
+            raise InputError(f"object {number} of the nft JSON (table) is of the unknown family {family!r}; {_HINT}")
+        flags = body.get("flags", [])
+        dormant = "dormant" in (flags if isinstance(flags, list) else [flags])
+        table = self._table((family, _word(number, "table", body, "name")))
+        table.dormant = table.dormant or dormant
+
+    def _add_chain(self, number: int, body: dict[str, Json]) -> None:
+        key = self._place(number, "chain", body)
+        name = _word(number, "chain", body, "name")
+        base, policy = None, ""
+        if "hook" in body:
+            base = self._base(number, body, key[0])
+            policy = f"policy {base.policy}"
+        self._table(key).chain(name, base, policy_text=policy)
+
+    def _base(self, number: int, body: dict[str, Json], family: str) -> Base:
+        hook, devices = _word(number, "chain", body, "hook"), body.get("dev", [])
+        if hook not in _HOOKS:
+            raise InputError(f"object {number} of the nft JSON (chain) has the unknown hook {hook!r}; {_HINT}")
+        self.order -= 1
+        return Base(
+            hook=Hook(hook),
+            priority=_priority(number, body.get("prio", 0), family),
+            kind=str(body.get("type", "filter")),
+            policy=str(body.get("policy", "accept")),
+            devices=tuple(str(each) for each in (devices if isinstance(devices, list) else [devices])),
+            # Of two chains with one priority, the kernel asks the younger first (nf_hook_entries_grow).
+            order=self.order,
+        )
+
+    def _rule(self, number: int, body: dict[str, Json], key: tuple[str, str], reader: RuleReader) -> None:
+        statements = body.get("expr", [])
+        if not isinstance(statements, list):
+            raise InputError(f"object {number} of the nft JSON (rule) has no list of statements; {_HINT}")
+        comment, handle = body.get("comment"), body.get("handle")
+        text = render_rule(statements, comment if isinstance(comment, str) else "", family=key[0])
+        self._table(key).chain(_word(number, "rule", body, "chain")).add(
+            reader.read(statements),
+            text,
+            handle=handle if isinstance(handle, int) else None,
+            packets=_packets(statements),
+            comment=comment if isinstance(comment, str) else "",
+        )
+
+
+def _word(number: int, kind: str, body: dict[str, Json], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise InputError(f'object {number} of the nft JSON ({kind}) has no "{name}"; {_HINT}')
+    return value
+
+
+def _packets(statements: list[Json]) -> int | None:
+    """Return the packets that the first counter of a rule has seen."""
+    for each in statements:
+        if isinstance(each, dict) and isinstance(each.get("counter"), dict):
+            packets = each["counter"].get("packets")
+            return packets if isinstance(packets, int) else None
+    return None
+
+
+def _priority(number: int, value: Json, family: str) -> int:
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        name, sign, rest = value.partition("+") if "+" in value else value.partition("-")
+        known = BRIDGE_PRIORITIES if family == "bridge" else PRIORITIES
+        base = known.get(name.strip())
+        digits = rest.strip()
+        if base is not None and (not sign or digits.isdigit()):
+            return base + (int(f"{sign}{digits}") if sign else 0)
+    raise InputError(f"object {number} of the nft JSON (chain) has the unknown priority {value!r}; {_HINT}")

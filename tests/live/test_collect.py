@@ -1,0 +1,676 @@
+"""What the collector reads, against what the kernel's own tools print, and against real engines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettrace.collect import Collector
+from nettrace.collect.engines import Candidate
+from nettrace.collect.namespace import read_namespace
+from nettrace.collect.netlink import Channel
+from nettrace.collect.places import Places, netns_of
+from nettrace.collect.proc import read_text
+from nettrace.errors import Ambiguous, EngineError, NotFound, UsageError
+from nettrace.lab import Lab
+from nettrace.model.base import Missing, Present, Values, rows
+from nettrace.model.flow import EndpointKind, Flow, FlowEnd, Proto
+from nettrace.model.snapshot import DumpFormat, Namespace, Snapshot
+from nettrace.model.text import fdb_text, neighbour_text, route_text, rule_text
+from nettrace.netns import Netns, pin, run_in
+
+pytestmark = pytest.mark.live
+
+PREFIX = f"ntc{os.getpid()}"
+
+WIRING = """
+ip link set lo up
+ip link add br0 type bridge ageing_time 12000 nf_call_iptables 1
+ip link set br0 up
+ip link add p1 type veth peer name e1
+ip link set p1 master br0
+ip link set p1 up
+ip link set e1 netns {far}
+ip -n {far} link set e1 up
+ip link add p2 type veth peer name e2
+ip link set p2 master br0
+ip link set p2 up
+ip link set e2 up
+ip link set dev p2 type bridge_slave hairpin on isolated on mcast_flood off neigh_suppress on learning off
+bridge vlan add dev p1 vid 10-12
+bridge vlan add dev p1 vid 20 pvid untagged
+ip addr add 192.0.2.1/24 dev br0
+ip addr add 198.51.100.1 peer 198.51.100.2/32 dev e2
+ip addr add 203.0.113.9/25 dev e2 noprefixroute
+ip addr add fd00:1::1/64 dev br0 nodad
+ip link add mv0 link e2 type macvlan mode private
+ip link add vx0 type vxlan id 77 local 192.0.2.1 dstport 4790 dev br0 nolearning l2miss l3miss proxy
+ip link set vx0 mtu 1400
+ip link set vx0 up
+ip link set vx0 alias 'to the other side'
+bridge fdb add 02:00:00:00:00:99 dev vx0 dst 192.0.2.99 self permanent
+bridge fdb add 02:00:00:00:00:10 dev p1 master static vlan 10
+ip neigh add 192.0.2.50 lladdr 02:00:00:00:00:50 dev br0 nud permanent
+ip neigh add fd00:1::50 lladdr 02:00:00:00:00:51 dev br0 nud stale
+ip neigh add proxy 192.0.2.77 dev br0
+ip neigh add proxy fd00:1::77 dev br0
+ip route add default via 192.0.2.254 metric 100
+ip route add blackhole 10.66.0.0/16
+ip route add unreachable 10.67.0.0/16 metric 5
+ip route add prohibit fd00:66::/32
+ip route add throw 10.68.0.0/16 table 100
+ip route add 10.1.0.0/16 nexthop via 192.0.2.2 weight 3 nexthop via 198.51.100.2 dev e2
+ip route add 10.2.0.0/16 via inet6 fd00:1::2 dev br0
+ip route add 10.3.0.0/16 via 203.0.113.200 dev br0 onlink mtu 1300 src 192.0.2.1 proto static
+ip route add 10.4.0.0/16 dev br0 scope link tos 0x10 table 100
+ip route add fd00:2::/64 via fd00:1::2 metric 77 mtu 1290
+ip route add fd00:3::/64 nexthop via fd00:1::3 nexthop via fd00:1::4 weight 2
+ip nexthop add id 7 via 192.0.2.3 dev br0
+ip nexthop add id 8 via 192.0.2.4 dev br0
+ip nexthop add id 9 group 7,2/8
+ip route add 10.5.0.0/16 nhid 7
+ip route add 10.6.0.0/16 nhid 9
+ip rule add from 10.0.0.0/8 to 192.0.2.0/24 lookup 100 priority 50
+ip rule add not fwmark 0x1/0xff lookup 101 priority 60
+ip rule add iif br0 oif e2 tos 0x10 lookup 102 priority 70
+ip rule add ipproto tcp sport 1000-2000 dport 80 blackhole priority 80
+ip rule add uidrange 0-99 lookup main suppress_prefixlength 0 priority 90
+ip rule add goto 32766 priority 95
+ip -6 rule add from fd00::/8 prohibit priority 50
+tc qdisc add dev e2 clsact
+tc filter add dev e2 ingress matchall action drop
+tc filter add dev e2 egress protocol ip u32 match ip dst 10.9.9.9/32 action pass
+tc qdisc add dev p2 root tbf rate 1mbit burst 10kb latency 50ms
+sysctl -qw net.ipv4.conf.e2.rp_filter=2 net.ipv4.conf.e2.route_localnet=1 net.ipv6.conf.e2.proxy_ndp=1
+sysctl -qw net.ipv4.conf.e2.arp_ignore=3 net.ipv4.conf.br0.send_redirects=0 net.ipv4.conf.br0.medium_id=7
+sysctl -qw net.ipv6.conf.mv0.disable_ipv6=1 net.ipv4.conf.br0.forwarding=0 net.ipv6.conf.br0.accept_ra=2
+"""
+
+
+def sh(command: str, *, ns: str | None = None) -> str:
+    argv = shlex.split(command)
+    if ns is not None:
+        # Not `ip netns exec`: that would mount another /sys.
+        argv = ["nsenter", f"--net=/run/netns/{ns}", *argv]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+def ip_json(command: str, ns: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(sh(command, ns=ns) or "[]")
+    return [row for row in found if row]
+
+
+@contextlib.contextmanager
+def namespaces(*names: str) -> Iterator[list[str]]:
+    made: list[str] = []
+    try:
+        for name in names:
+            sh(f"ip netns add {PREFIX}{name}")
+            made.append(f"{PREFIX}{name}")
+        yield made
+    finally:
+        for name in made:
+            sh(f"ip netns del {name}")
+
+
+def read(name: str, flow: Flow | None = None) -> Namespace:
+    with pin(f"/run/netns/{name}", name) as ns, Channel(ns) as channel:
+        namespace, gaps = read_namespace(ns, channel, name=name, kind="netns", flow=flow)
+    assert gaps == ()
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def messy() -> Iterator[tuple[str, Namespace]]:
+    """A namespace with one of everything, and what was read of it."""
+    with namespaces("a", "b") as (near, far):
+        for line in WIRING.strip().splitlines():
+            sh(line.format(far=far), ns=near)
+        time.sleep(0.2)
+        yield near, read(near)
+
+
+def names_of(ns: Namespace) -> dict[int, str]:
+    return {link.ifindex: link.name for link in rows(ns.links)}
+
+
+def test_links_are_as_ip_prints_them(messy: tuple[str, Namespace]) -> None:
+    name, ns = messy
+    links = {link.name: link for link in rows(ns.links)}
+    printed = {row["ifname"]: row for row in ip_json("ip -j -d -s link show", name)}
+    assert links.keys() == printed.keys()
+    for device, row in printed.items():
+        link, info = links[device], row.get("linkinfo", {})
+        assert (link.ifindex, link.mtu, link.operstate) == (row["ifindex"], row["mtu"], row["operstate"]), device
+        assert link.kind == info.get("info_kind", "")
+        assert link.mac == row["address"]
+        assert link.up == ("UP" in row["flags"])
+        assert link.lower_up == ("LOWER_UP" in row["flags"])
+        assert link.loopback == ("LOOPBACK" in row["flags"])
+        assert link.qdisc == row["qdisc"]
+        assert link.alias == row.get("ifalias")
+        assert (names_of(ns).get(link.master) if link.master else None) == row.get("master")
+        assert link.peer_ifindex == row.get(
+            "link_index", next((n.ifindex for n in links.values() if n.name == row.get("link")), None)
+        )
+        assert link.peer_nsid == row.get("link_netnsid")
+        for key, ours in (("rx", "rx_packets"), ("tx", "tx_packets")):
+            assert getattr(link.stats, ours) <= row["stats64"][key]["packets"]
+    slave = printed["p2"]["linkinfo"]["info_slave_data"]
+    port = links["p2"].port
+    assert port is not None
+    assert (port.hairpin, port.isolated, port.mcast_flood, port.neigh_suppress, port.learning) == (
+        slave["hairpin"],
+        slave["isolated"],
+        slave["mcast_flood"],
+        slave["neigh_suppress"],
+        slave["learning"],
+    )
+    assert (port.hairpin, port.isolated, port.learning) == (True, True, False)
+    assert {"disabled": 0, "listening": 1, "learning": 2, "forwarding": 3, "blocking": 4}[slave["state"]] == port.state
+    bridge = links["br0"].bridge
+    assert bridge is not None
+    assert (bridge.vlan_filtering, bridge.ageing_time_s, bridge.nf_call_iptables) == (True, 120.0, True)
+    assert links["mv0"].macvlan_mode == printed["mv0"]["linkinfo"]["info_data"]["mode"] == "private"
+    vxlan = links["vx0"].vxlan
+    assert vxlan is not None
+    told = printed["vx0"]["linkinfo"]["info_data"]
+    assert (
+        (vxlan.vni, str(vxlan.local), vxlan.port)
+        == (told["id"], told["local"], told["port"])
+        == (77, "192.0.2.1", 4790)
+    )
+    assert (vxlan.learning, vxlan.proxy, vxlan.l2miss, vxlan.l3miss) == (False, True, True, True)
+    assert vxlan.underlay_ifindex == links["br0"].ifindex
+
+
+def test_bridge_vlans_are_as_bridge_prints_them(messy: tuple[str, Namespace]) -> None:
+    name, ns = messy
+    printed = {row["ifname"]: row["vlans"] for row in ip_json("bridge -j vlan show", name)}
+    for link in rows(ns.links):
+        if link.port is None:
+            continue
+        told = {
+            vid: ("PVID" in row.get("flags", []), "Egress Untagged" in row.get("flags", []))
+            for row in printed[link.name]
+            for vid in range(row["vlan"], row.get("vlanEnd", row["vlan"]) + 1)
+        }
+        assert link.port.vlans is not None
+        assert {vlan.vid: (vlan.pvid, vlan.untagged) for vlan in link.port.vlans} == told
+
+
+def test_traffic_control_is_told(messy: tuple[str, Namespace]) -> None:
+    _name, ns = messy
+    by_name = {link.name: link.tc for link in rows(ns.links)}
+    told = " | ".join(by_name["e2"])
+    assert "qdisc clsact" in told
+    assert "filter ingress protocol all pref 49152 matchall action drop" in told
+    assert "filter egress protocol ip pref 49152 u32 action ok" in told
+    assert by_name["p2"][0].startswith("qdisc tbf")
+    assert by_name["lo"] == ()
+
+
+def test_addresses_are_as_ip_prints_them(messy: tuple[str, Namespace]) -> None:
+    name, ns = messy
+    ours = {(each.ifindex, str(each.address.ip)): each for each in rows(ns.addresses)}
+    printed = {
+        (row["ifindex"], info["local"]): info for row in ip_json("ip -j addr show", name) for info in row["addr_info"]
+    }
+    assert ours.keys() == printed.keys()
+    for key, info in printed.items():
+        address = ours[key]
+        assert address.scope == info["scope"]
+        assert address.noprefixroute == info.get("noprefixroute", False)
+        assert address.tentative == info.get("tentative", False)
+        if "address" in info:
+            assert address.peer == ip_network(f"{info['address']}/{info['prefixlen']}")
+        else:
+            assert address.address == ip_interface(f"{info['local']}/{info['prefixlen']}")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_routes_are_as_ip_prints_them(messy: tuple[str, Namespace], family: int) -> None:
+    name, ns = messy
+    names = names_of(ns)
+    tables = {"main": 254, "local": 255, "default": 253}
+
+    def key(row: dict[str, Any]) -> tuple[object, ...]:
+        dst = row["dst"]
+        everything = "0.0.0.0/0" if family == 4 else "::/0"
+        hops = row.get("nexthops") or ([row] if "dev" in row or "gateway" in row or "via" in row else [])
+        kind = row.get("type", "unicast")
+        return (
+            tables.get(row.get("table", "main"), row.get("table")),
+            str(ip_network(everything if dst == "default" else dst)),
+            kind,
+            row.get("metric", 0),
+            row.get("prefsrc"),
+            row.get("protocol", "boot"),
+            row.get("scope", "global"),
+            int(row["tos"], 0) if "tos" in row else 0,
+            next((int(each["mtu"]) for each in row.get("metrics", []) if "mtu" in each), None),
+            tuple(
+                (hop.get("dev"), hop.get("gateway") or hop.get("via", {}).get("host"), hop.get("weight", 1))
+                for hop in hops
+            ),
+        )
+
+    printed = [key(row) for row in ip_json(f"ip -j -{family} route show table all", name)]
+    ours = [
+        (
+            int(route.table),
+            str(route.dst),
+            route.kind,
+            route.priority,
+            str(route.prefsrc) if route.prefsrc else None,
+            route.proto,
+            route.scope,
+            route.tos,
+            route.mtu,
+            tuple(
+                (names.get(hop.ifindex or 0), str(hop.gateway) if hop.gateway else None, hop.weight)
+                for hop in route.nexthops
+            ),
+        )
+        for route in rows(ns.routes)
+        if route.dst.version == family
+    ]
+    printed = [(int(row[0]) if str(row[0]).isdigit() else row[0], *row[1:]) for row in printed]
+    assert sorted(map(repr, ours)) == sorted(map(repr, printed))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_routes_read_like_iproute2(messy: tuple[str, Namespace], family: int) -> None:
+    name, ns = messy
+    printed = " ".join(sh(f"ip -{family} route show", ns=name).replace(" pref medium", "").split())
+    for route in rows(ns.routes):
+        if route.dst.version != family or route.table != 254:
+            continue
+        text = route_text(route, names_of(ns))
+        told = text.replace("proto boot ", "")
+        assert told in printed.replace("proto boot ", ""), text
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_rules_are_as_ip_prints_them(messy: tuple[str, Namespace], family: int) -> None:
+    name, ns = messy
+    printed = [" ".join(line.split()) for line in sh(f"ip -{family} rule show", ns=name).splitlines()]
+    assert [rule_text(rule) for rule in rows(ns.rules) if rule.family == family] == printed
+
+
+def test_neighbours_are_as_ip_prints_them(messy: tuple[str, Namespace]) -> None:
+    name, ns = messy
+    lines = [f"{sh('ip neigh show nud all', ns=name)}", f"{sh('ip neigh show proxy', ns=name)}"]
+    printed = sorted(" ".join(line.split()) for text in lines for line in text.splitlines())
+    assert sorted(neighbour_text(each, names_of(ns)) for each in rows(ns.neighbours)) == printed
+
+
+def test_forwarding_entries_are_as_bridge_prints_them(messy: tuple[str, Namespace]) -> None:
+    name, ns = messy
+    printed = {
+        " ".join(line.split())
+        for line in sh("bridge fdb show", ns=name).splitlines()
+        if "self" not in line.split() or "vx0" in line.split()
+    }
+    assert {fdb_text(each, names_of(ns)) for each in rows(ns.fdb)} == printed
+    local = {each.mac for each in rows(ns.fdb) if each.local}
+    macs = {link.name: link.mac for link in rows(ns.links)}
+    assert {macs["p1"], macs["p2"]} <= local
+    assert "02:00:00:00:00:10" not in local
+
+
+def test_sysctls_of_devices_are_those_of_proc(messy: tuple[str, Namespace]) -> None:
+    name, ns = messy
+    assert isinstance(ns.sysctls, Values)
+    values = ns.sysctls.values
+    with pin(f"/run/netns/{name}") as inside:
+
+        def proc() -> dict[str, str]:
+            return {key: read_text("/proc/sys/" + key.replace(".", "/")).strip() for key in values}
+
+        assert values == {
+            key: values[key] if "conntrack_count" in key else text for key, text in run_in(inside, proc).items()
+        }
+    assert values["net.ipv4.conf.e2.rp_filter"] == "2"
+    assert values["net.ipv4.conf.br0.forwarding"] == "0"
+    assert values["net.ipv6.conf.mv0.disable_ipv6"] == "1"
+    assert values["net.ipv4.conf.br0.medium_id"] == "7"
+    assert "net.ipv4.ip_forward" in values
+    assert "net.bridge.bridge-nf-call-iptables" in values
+
+
+def test_counters_have_the_kernels_names(messy: tuple[str, Namespace]) -> None:
+    _name, ns = messy
+    assert isinstance(ns.counters, Values)
+    for key in ("Ip.InNoRoutes", "Ip.OutNoRoutes", "TcpExt.IPReversePathFilter", "Ip6.InNoRoutes", "Icmp6.InMsgs"):
+        assert key in ns.counters.values
+    assert {
+        "nf_conntrack.count",
+        "nf_conntrack.max",
+        "nf_conntrack.drop",
+        "arp_cache.entries",
+    } <= ns.counters.values.keys()
+
+
+def test_sockets_that_can_receive_are_told() -> None:
+    with namespaces("s") as (name,), contextlib.ExitStack() as stack:
+        sh("ip link set lo up", ns=name)
+        with pin(f"/run/netns/{name}") as ns:
+
+            def listen(family: int, kind: int, address: str, port: int, only: bool | None = None) -> None:
+                made = stack.enter_context(run_in(ns, lambda: socket.socket(family, kind)))
+                if only is not None:
+                    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+                made.bind((address, port))
+                if kind == socket.SOCK_STREAM:
+                    made.listen()
+
+            listen(socket.AF_INET, socket.SOCK_STREAM, "127.0.0.1", 80)
+            listen(socket.AF_INET6, socket.SOCK_STREAM, "::", 81, False)
+            listen(socket.AF_INET6, socket.SOCK_STREAM, "::", 82, True)
+            listen(socket.AF_INET, socket.SOCK_DGRAM, "0.0.0.0", 53)
+            from nettrace.collect import sockets
+
+            told = {(each.proto, each.family, str(each.address), each.port): each for each in rows(read(name).sockets)}
+            plain = {(each.proto, each.family, str(each.address), each.port) for each in run_in(ns, sockets._read_proc)}
+        assert told.keys() == plain
+        assert told["tcp", 4, "127.0.0.1", 80].state == "LISTEN"
+        assert not told["tcp", 6, "::", 81].v6only
+        assert told["tcp", 6, "::", 82].v6only
+        assert told["udp", 4, "0.0.0.0", 53].state == "UNCONN"
+
+
+def dumps(ns: Namespace) -> dict[tuple[str, str, str], str]:
+    assert isinstance(ns.netfilter, Present)
+    return {(each.format.value, each.backend, each.family): each.text for each in ns.netfilter.rows}
+
+
+def test_looking_at_netfilter_changes_nothing_and_finds_everything() -> None:
+    with namespaces("n") as (name,):
+        assert dumps(read(name)) == {}
+        assert sh("nft list tables", ns=name) == ""
+        assert sh("cat /proc/net/ip_tables_names", ns=name) == ""
+
+        sh("nft add table inet own", ns=name)
+        assert list(dumps(read(name))) == [("nft-json", "nft", "all")]
+
+        sh("iptables-nft -A FORWARD -s 192.0.2.1 -j DROP", ns=name)
+        found = dumps(read(name))
+        assert list(found) == [("nft-json", "nft", "all"), ("iptables-save", "nft", "ip")]
+        assert "-A FORWARD -s 192.0.2.1/32 -j DROP" in found["iptables-save", "nft", "ip"]
+        assert ":FORWARD ACCEPT [0:0]" in found["iptables-save", "nft", "ip"]
+
+        sh("ip6tables-legacy -A INPUT -j DROP", ns=name)
+        sh("ebtables-nft -A FORWARD -p ARP -j DROP", ns=name)
+        sh("ipset create ntcset hash:ip", ns=name)
+        sh("ipset add ntcset 192.0.2.7", ns=name)
+        assert ("ipset-save", "nft", "all") not in dumps(read(name))
+        sh("iptables-nft -A INPUT -m set --match-set ntcset src -j DROP", ns=name)
+        found = dumps(read(name))
+        assert "-A INPUT -j DROP" in found["iptables-save", "legacy", "ip6"]
+        assert "FORWARD -p ARP -j DROP" in found["ebtables-save", "nft", "bridge"]
+        assert "add ntcset 192.0.2.7" in found["ipset-save", "nft", "all"]
+        assert sh("cat /proc/net/ip_tables_names", ns=name) == ""
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[str, str]]:
+    """Two namespaces, 192.0.2.1 and 192.0.2.2, with rules that make the first one track connections."""
+    with namespaces("p", "q") as (near, far):
+        sh(f"ip link add e0 type veth peer name e1 netns {far}", ns=near)
+        for name, device, last in ((near, "e0", 1), (far, "e1", 2)):
+            sh("ip link set lo up", ns=name)
+            sh(f"ip addr add 192.0.2.{last}/24 dev {device}", ns=name)
+            sh(f"ip addr add fd00:9::{last}/64 dev {device} nodad", ns=name)
+            sh(f"ip link set {device} up", ns=name)
+        sh("iptables-nft -A OUTPUT -m conntrack --ctstate NEW -j ACCEPT", ns=near)
+        sh("sysctl -qw net.ipv4.ip_forward=1", ns=near)
+        yield near, far
+
+
+def inside(name: str) -> Callable[[Callable[[], Any]], Any]:
+    def run(work: Callable[[], Any]) -> Any:
+        with pin(f"/run/netns/{name}") as ns:
+            return run_in(ns, work)
+
+    return run
+
+
+def send_udp(name: str, address: str, port: int) -> None:
+    def work() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", (address, port))
+
+    inside(name)(work)
+
+
+def test_conntrack_holds_the_flows_entries_alone(pair: tuple[str, str]) -> None:
+    near, _far = pair
+    send_udp(near, "192.0.2.2", 53)
+    send_udp(near, "192.0.2.2", 54)
+    send_udp(near, "192.0.2.3", 53)
+    flow = Flow(
+        src=FlowEnd(kind=EndpointKind.NETNS, name=near, address=ip_address("192.0.2.1")),
+        dst=FlowEnd(kind=EndpointKind.ADDRESS, name="192.0.2.2", address=ip_address("192.0.2.2")),
+        proto=Proto.UDP,
+        dport=53,
+    )
+    (entry,) = rows(read(near, flow).conntrack)
+    assert (str(entry.orig.dst), entry.orig.dport, entry.orig.proto) == ("192.0.2.2", 53, 17)
+    assert (str(entry.reply.src), entry.reply.sport) == ("192.0.2.2", 53)
+    assert "confirmed" in entry.status
+    assert "seen_reply" not in entry.status
+    assert isinstance(read(near).conntrack, Missing)
+
+
+def collect_in(name: str, *, engines: tuple[Any, ...] | None = ()) -> Callable[..., tuple[Flow, Snapshot, Snapshot]]:
+    """Return a function that asks a question with `name` as the host, and reads what it takes, twice."""
+
+    def ask(src: str, dst: str, **options: Any) -> tuple[Flow, Snapshot, Snapshot]:
+        def work() -> tuple[Flow, Snapshot, Snapshot]:
+            with Collector(engines=engines) as collector:
+                flow = collector.resolve(
+                    src,
+                    dst,
+                    proto=options.get("proto", Proto.ICMP),
+                    dport=options.get("dport"),
+                    size=None,
+                    family=options.get("family"),
+                )
+                for netns in (flow.src.netns, collector.host.inode, flow.dst.netns):
+                    if netns is not None:
+                        assert collector.read(netns)
+                before = collector.snapshot()
+                options.get("between", lambda: None)()
+                return flow, before, collector.read_after()
+
+        found: tuple[Flow, Snapshot, Snapshot] = inside(name)(work)
+        return found
+
+    return ask
+
+
+def test_both_ends_of_a_veth_pair_know_each_other(pair: tuple[str, str]) -> None:
+    near, far = pair
+    flow, before, after = collect_in(near)("host", f"netns:{far}", between=lambda: send_udp(far, "192.0.2.1", 9))
+    assert flow.src.netns == netns_of(f"/run/netns/{near}") == before.host_netns
+    assert str(flow.dst.address) == "192.0.2.2"
+    assert str(flow.src.address) == "192.0.2.1"
+    host, other = before.namespace(before.host_netns), before.namespace(netns_of(f"/run/netns/{far}") or 0)
+    assert host is not None
+    assert other is not None
+    e0 = next(link for link in rows(host.links) if link.name == "e0")
+    e1 = next(link for link in rows(other.links) if link.name == "e1")
+    assert (e0.peer_ifindex, e0.peer_netns, e0.peer_nsid) == (e1.ifindex, other.id, None)
+    assert (e1.peer_ifindex, e1.peer_netns, e1.peer_nsid) == (e0.ifindex, host.id, None)
+    assert other.name == far
+    assert (host.name, host.kind) == ("host", "host")
+    later = after.namespace(other.id)
+    assert later is not None
+    e1_later = next(link for link in rows(later.links) if link.name == "e1")
+    assert e1_later.stats.tx_packets > e1.stats.tx_packets
+    assert e1_later.peer_netns == host.id
+    assert later.routes == other.routes
+    assert (before.taken_at_ns, before.gaps) < (after.taken_at_ns, before.gaps)
+
+
+def test_namespaces_without_a_name_are_found_by_their_processes(pair: tuple[str, str]) -> None:
+    near, _far = pair
+    with subprocess.Popen(["nsenter", f"--net=/run/netns/{near}", "unshare", "-n", "sleep", "60"]) as child:
+        try:
+            for _attempt in range(100):
+                if netns_of(f"/proc/{child.pid}/ns/net") not in (
+                    netns_of("/proc/self/ns/net"),
+                    netns_of(f"/run/netns/{near}"),
+                ):
+                    break
+                time.sleep(0.02)
+            sh(f"ip link add u0 type veth peer name u1 netns {child.pid}", ns=near)
+            sh("ip addr add 192.0.2.129/25 dev u0", ns=near)
+            _flow, before, _after = collect_in(near)("host", "192.0.2.200")
+            host = before.namespace(before.host_netns)
+            assert host is not None
+            u0 = next(link for link in rows(host.links) if link.name == "u0")
+            assert u0.peer_netns == netns_of(f"/proc/{child.pid}/ns/net")
+            flow, found, _after = collect_in(near)(f"pid:{child.pid}", "192.0.2.129")
+            assert flow.src.name == f"pid:{child.pid}"
+            assert {ns.name for ns in found.namespaces} == {"host", f"pid:{child.pid}"}
+        finally:
+            child.kill()
+
+
+def test_endpoints_without_an_engine(pair: tuple[str, str]) -> None:
+    near, far = pair
+    ask = collect_in(near)
+    flow, _before, _after = ask(f"netns:{far}", "host")
+    assert str(flow.dst.address) == "192.0.2.1"
+    assert flow.dst.netns == netns_of(f"/run/netns/{near}")
+    flow, _before, _after = ask("host", f"netns:/run/netns/{far}", family=6)
+    assert (str(flow.dst.address), flow.family) == ("fd00:9::2", 6)
+    flow, _before, _after = ask(f"netns:{far}", "192.0.2.1")
+    assert (flow.dst.kind, flow.dst.netns) == (EndpointKind.ADDRESS, netns_of(f"/run/netns/{near}"))
+    flow, _before, _after = ask("192.0.2.1", "192.0.2.2")
+    assert flow.src.netns == netns_of(f"/run/netns/{near}")
+    flow, _before, _after = ask(f"netns:{far}", "127.0.0.1")
+    assert flow.dst.netns == flow.src.netns
+    with pytest.raises(UsageError, match="IPv4 address"):
+        ask("host", "192.0.2.2", family=6)
+    with pytest.raises(NotFound, match=f"did you mean .*{far}"):
+        ask("host", f"netns:{far}x")
+    with pytest.raises(NotFound, match="no process"):
+        ask("pid:4194999", "192.0.2.2")
+    with pytest.raises(NotFound, match="not a network namespace"):
+        ask("netns:/etc/hostname", "192.0.2.2")
+    with pytest.raises(NotFound, match=f"say netns:{far}"):
+        ask(far, "192.0.2.2")
+    with pytest.raises(NotFound, match="no address of this host"):
+        ask("192.0.2.2", "192.0.2.1")
+    with pytest.raises(NotFound, match="no container engine found"):
+        ask("container:web", "192.0.2.1")
+
+
+DNS_SERVER = """
+import socket, struct, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("192.0.2.2", 53))
+print("ready", flush=True)
+while True:
+    query, peer = server.recvfrom(512)
+    name, offset = [], 12
+    while query[offset]:
+        name.append(query[offset + 1 : offset + 1 + query[offset]].decode())
+        offset += query[offset] + 1
+    kind = struct.unpack(">H", query[offset + 1 : offset + 3])[0]
+    known = {("db.example.test", 1): bytes([192, 0, 2, 9]), ("six.test", 28): bytes([0x20, 1]) + bytes(13) + b"\\1"}
+    answer = known.get((".".join(name), kind))
+    if ".".join(name) == "silent.test":
+        continue
+    record = b"" if answer is None else b"\\xc0\\x0c" + struct.pack(">HHIH", kind, 1, 60, len(answer)) + answer
+    code = 0 if answer is not None or ".".join(name) == "six.test" else 3
+    header = query[:2] + struct.pack(">HHHHH", 0x8180 | code, 1, int(answer is not None), 0, 0)
+    server.sendto(header + query[12 : offset + 5] + record, peer)
+"""
+
+
+def test_names_are_resolved_as_the_source_would(pair: tuple[str, str]) -> None:
+    near, far = pair
+    folder = Path("/etc/netns") / near
+    folder.mkdir(parents=True)
+    argv = ["nsenter", f"--net=/run/netns/{far}", sys.executable, "-c", DNS_SERVER]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            (folder / "resolv.conf").write_text("search example.test\nnameserver 192.0.2.2\noptions ndots:1\n")
+            (folder / "hosts").write_text("127.0.0.1 localhost\n192.0.2.33 filed.test filed\n")
+            ask = collect_in(far)
+            flow, _before, _after = ask(f"netns:{near}", "db")
+            assert (flow.dst.kind, str(flow.dst.address), flow.dst.name) == (EndpointKind.NAME, "192.0.2.9", "db")
+            flow, _before, _after = ask(f"netns:{near}", "filed")
+            assert str(flow.dst.address) == "192.0.2.33"
+            flow, _before, _after = ask(f"netns:{near}", "six.test")
+            assert (str(flow.dst.address), flow.family) == ("2001::1", 6)
+            with pytest.raises(NotFound, match=r"192\.0\.2\.2: no such name"):
+                ask(f"netns:{near}", "nowhere.test")
+            with pytest.raises(NotFound, match=r"192\.0\.2\.2: no answer"):
+                ask(f"netns:{near}", "silent.test")
+            server.kill()
+            server.wait()
+            with pytest.raises(NotFound, match=r"192\.0\.2\.2: unreachable"):
+                ask(f"netns:{near}", "db")
+        finally:
+            server.kill()
+            for path in (folder / "resolv.conf", folder / "hosts"):
+                path.unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def test_nothing_stays_open(pair: tuple[str, str]) -> None:
+    near, far = pair
+    before = set(os.listdir("/proc/self/fd"))
+    collect_in(near)("host", f"netns:{far}")
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_socket_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pin("/proc/self/ns/net") as host:
+        for path, said in ((tmp_path / "none.sock", "start the engine"), (tmp_path, "cannot be used|nobody answers")):
+            with pytest.raises(EngineError, match=said):
+                Candidate("docker", f"unix://{path}", explicit=True).open(host)
+        with pytest.raises(EngineError, match="run nettrace on that machine"):
+            Candidate("docker", "ssh://user@elsewhere", explicit=True).open(host)
+
+
+# --- real engines -----------------------------------------------------------------------------------------------
+
+
+def in_lab(lab: Lab, work: Callable[[Collector], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run `work` with a collector whose host is the lab's, as `nettrace lab exec` would."""
+    assert lab.state.host is not None
+    if lab.state.docker_host:
+        monkeypatch.setenv("DOCKER_HOST", lab.state.docker_host)
+
+    def inside() -> Any:
+        with Collector() as collector:
+            return work(collector)
+
+    with pin(lab.state.host.path) as ns:
+        return run_in(ns, inside)
+
+
+def question(collector: Collector, src: str, dst: str, **options: Any) -> Flow:
+    return collector.resolve(src, dst, proto=Proto.ICMP, dport=None, size=None, family=options.get("family"))
