@@ -338,7 +338,9 @@ def _observed_blockers(
             passages, direction = reply, Direction.REPLY
         blockers.append(_wire_gap(trace, passages, direction))
         lost_inside = blockers[0].segment is not Segment.REMOTE
-        contradicted = contradicted or (lost_inside and not blind and bool(passages))
+        leg = trace.forward if direction is Direction.FORWARD else trace.reply
+        doubted = trace.forward.end is LegEnd.UNKNOWN or leg is None or leg.end is LegEnd.UNKNOWN
+        contradicted = contradicted or (lost_inside and not blind and not doubted and bool(passages))
     return tuple(blockers), not contradicted
 
 
@@ -380,7 +382,7 @@ def _wire_gap(trace: Trace, passages: tuple[Passage, ...], direction: Direction)
         )
     if first_missing is not None:
         steps = first_missing.steps
-        segment = steps[-1].segment if steps else Segment.HOST
+        segment = _suspect(steps) if steps else Segment.HOST
         point = next((each for each in trace.points if each.id == first_missing.point), None)
         if point is not None and not steps:
             segment = point.segment
@@ -393,6 +395,15 @@ def _wire_gap(trace: Trace, passages: tuple[Passage, ...], direction: Direction)
         after=last.point if last is not None else None,
         before=first_missing.point if first_missing is not None else None,
     )
+
+
+def _suspect(steps: tuple[Step, ...]) -> Segment:
+    """Return the segment of the step that most likely lost a packet: one that could not be told, else the last but one.
+
+    The last step is the arrival at the point that did not see the packet.
+    """
+    doubtful = next((step for step in steps if step.outcome is Outcome.UNKNOWN), None)
+    return (doubtful or (steps[-2] if len(steps) > 1 else steps[-1])).segment
 
 
 __all__ = ["Blocker", "Correlation", "Passage", "correlate"]

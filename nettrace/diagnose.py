@@ -12,7 +12,7 @@ from nettrace.correlate import Blocker, Passage
 from nettrace.model.base import IPAddress
 from nettrace.model.flow import EndpointKind, FlowEnd
 from nettrace.model.observe import Blind
-from nettrace.model.path import LegEnd, Outcome
+from nettrace.model.path import Direction, LegEnd, Outcome
 from nettrace.model.verdict import (
     Finding,
     FlowEndView,
@@ -130,15 +130,13 @@ def _predicted_outcome(case: Case) -> Result:
 
 
 def _settled_by_wire(case: Case) -> bool:
-    """Tell whether the captures alone prove a stop: the packet seen, then open captures that did not see it."""
+    """Tell whether the captures alone prove a stop: the packet was sent, and an open capture did not see it."""
     if case.correlation.errno is not None:
         return True
     passages = case.correlation.passages
     if not case.blockers or any(each.observed is ObservedSight.BLIND for each in passages):
         return False
-    return any(each.observed is ObservedSight.SEEN for each in passages) and any(
-        each.observed is ObservedSight.NOT_SEEN and not each.beyond for each in passages
-    )
+    return any(each.observed is ObservedSight.NOT_SEEN and not each.beyond for each in passages)
 
 
 # --- stop and hops --------------------------------------------------------------------------------------------------
@@ -150,7 +148,8 @@ def _stop(case: Case, causes: list[_Ranked]) -> Stop | None:
     hit = causes[0].hit if causes else None
     blocker = hit.blocker if hit is not None and hit.blocker is not None else case.blockers[0]
     step = blocker.step
-    after, before = _around(case, blocker)
+    direction = hit.direction if hit is not None and hit.direction is not None else blocker.direction
+    after, before = _around(case, blocker, direction)
     hook = None
     if step is not None and step.hook is not None and step.hook.decided_by is not None:
         ref = step.hook.decided_by
@@ -160,7 +159,7 @@ def _stop(case: Case, causes: list[_Ranked]) -> Stop | None:
     if hit is not None and hit.device is not None:
         netns, device = hit.netns, hit.device
     return Stop(
-        direction=blocker.direction,
+        direction=direction,
         segment=hit.segment if hit is not None and hit.segment is not None else blocker.segment,
         after=after,
         before=before,
@@ -170,9 +169,9 @@ def _stop(case: Case, causes: list[_Ranked]) -> Stop | None:
     )
 
 
-def _around(case: Case, blocker: Blocker) -> tuple[str | None, str | None]:
+def _around(case: Case, blocker: Blocker, direction: Direction) -> tuple[str | None, str | None]:
     """Return the last point that saw the packet and the first that did not; the model's where nobody listened."""
-    passages = [each for each in case.correlation.passages if each.direction is blocker.direction]
+    passages = [each for each in case.correlation.passages if each.direction is direction]
     seen = [each.point for each in passages if each.observed is ObservedSight.SEEN]
     missed = [each.point for each in passages if each.observed is ObservedSight.NOT_SEEN]
     if not case.correlation.probed:

@@ -118,7 +118,8 @@ def _with_vlans(link: Link, vlans: Mapping[int, tuple[PortVlan, ...]]) -> Link:
 def parse_link(message: bytes) -> Link:
     """Turn one RTM_NEWLINK message, header included, into a Link (rtnl_fill_ifinfo in net/core/rtnetlink.c).
 
-    `peer_nsid` is set as the kernel gave it; the inode behind it is for the caller to find.
+    `peer_nsid` is set as the kernel gave it; the inode behind it is for the caller to find. Of a vxlan device it is
+    the namespace of its underlay.
     """
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
@@ -148,7 +149,8 @@ def parse_link(message: bytes) -> Link:
         arp_type=msg["ifi_type"],
         group=attrs.get("IFLA_GROUP") or 0,
         master=attrs.get("IFLA_MASTER"),
-        peer_ifindex=attrs.get("IFLA_LINK"),
+        # A vxlan device has no lower one; with its underlay in another namespace the kernel sends its own index here.
+        peer_ifindex=attrs.get("IFLA_LINK") if kind != "vxlan" else None,
         peer_nsid=attrs.get("IFLA_LINK_NETNSID"),
         bridge=_bridge(details) if kind == "bridge" and details else None,
         port=_bridge_port(port) if port else None,

@@ -7,7 +7,6 @@ until all ids have a face. See ip-netns(8), rtnl_net_getid in net/core/net_names
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -117,25 +116,19 @@ class Places:
         if real in self._listed:
             return
         self._listed.add(real)
-        with contextlib.suppress(OSError):
-            for name in sorted(each.name for each in Path(real).iterdir()):
-                path = f"{real}/{name}"
-                inode = netns_of(path)
-                # A file that nothing is mounted on is left over from a namespace; it has another device.
-                if inode is None or not _is_netns(path):
-                    continue
-                hidden = sandboxes and (name[1:2] == "-" or name.startswith("lb_") or name == "ingress_sbox")
-                shared = sandboxes and name == "default"
-                if not shared:
-                    self.add(
-                        Place(
-                            inode=inode,
-                            path=path,
-                            name=name,
-                            kind="overlay" if hidden else "netns",
-                            named=hidden or not sandboxes,
-                        )
-                    )
+        device = os.stat("/proc/thread-self/ns/net").st_dev
+        for name in _names(real):
+            path = f"{real}/{name}"
+            try:
+                there = os.stat(path)
+            except OSError:
+                continue
+            # A file that nothing is mounted on is left over from a namespace: nsfs has a device of its own.
+            if there.st_dev != device or (sandboxes and name == "default"):
+                continue
+            hidden = sandboxes and (name[1:2] == "-" or name.startswith("lb_") or name == "ingress_sbox")
+            kind, named = ("overlay" if hidden else "netns"), hidden or not sandboxes
+            self.add(Place(inode=there.st_ino, path=path, name=name, kind=kind, named=named))
 
     def scan_processes(self) -> None:
         """Remember the namespaces of all processes: the last resort, done once."""
@@ -184,12 +177,13 @@ def _worth(place: Place) -> int:
     return {"host": 3, "container": 2}.get(place.kind, 1) if place.named else 0
 
 
-def _is_netns(path: str) -> bool:
-    """Tell whether a path is a namespace: nsfs has a device of its own, and so has every mount of it."""
+def _names(folder: str) -> list[str]:
+    """Return the names in a folder, sorted; none when it is not there or not for us."""
     try:
-        return os.stat(path).st_dev == os.stat("/proc/thread-self/ns/net").st_dev
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries)
     except OSError:
-        return False
+        return []
 
 
 def read_nsid(channel: Channel, fd: int) -> int | None:

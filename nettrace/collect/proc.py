@@ -121,6 +121,9 @@ def read_counters() -> dict[str, int]:
             found |= parse(read_text(base + path))
         except FileNotFoundError:
             continue
+    if "IpExt.InNoRoutes" in found:
+        # The one counter of the IP group that the kernel files under its extensions; IPv6 has it as Ip6.InNoRoutes.
+        found["Ip.InNoRoutes"] = found["IpExt.InNoRoutes"]
     limits = read_sysctls(("net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"))
     for name, value in limits.items():
         if value.isdigit():

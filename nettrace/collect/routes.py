@@ -92,7 +92,6 @@ NUD_STATES = {
     0x40: "NOARP",
     0x80: "PERMANENT",
 }
-FDB_STATES = {0x02: "", 0x04: "stale", 0x40: "static", 0x80: "permanent"}
 NTF_FLAGS = {0x02: "self", 0x04: "master", 0x10: "extern_learn", 0x20: "offload", 0x40: "sticky", 0x80: "router"}
 
 
@@ -116,9 +115,10 @@ def parse_address(message: bytes) -> Address:
 
     msg = ifaddrmsg(message)
     msg.decode()
-    outer, local = msg.get_attr("IFA_ADDRESS"), msg.get_attr("IFA_LOCAL")
+    attrs = dict(msg["attrs"])
+    outer, local = attrs.get("IFA_ADDRESS"), attrs.get("IFA_LOCAL")
     own = local or outer
-    flags = msg.get_attr("IFA_FLAGS")
+    flags = attrs.get("IFA_FLAGS")
     flags = msg["flags"] if flags is None else flags
     pair = local is not None and outer is not None and local != outer
     length: int = msg["prefixlen"]
@@ -251,32 +251,33 @@ def parse_rule(message: bytes) -> PolicyRule:
 
     msg = fibmsg(message)
     msg.decode()
+    attrs = dict(msg["attrs"])
     family = FAMILIES.get(msg["family"], 4)
-    table = msg.get_attr("FRA_TABLE")
-    mark, mask = msg.get_attr("FRA_FWMARK"), msg.get_attr("FRA_FWMASK")
+    table = attrs.get("FRA_TABLE")
+    mark, mask = attrs.get("FRA_FWMARK"), attrs.get("FRA_FWMASK")
     # DSCP of newer kernels occupies the upper six bits of the TOS byte.
     dscp = attribute(message, FRA_DSCP, offset=RULE_HEADER_BYTES)
     return PolicyRule(
         family=family,
-        priority=msg.get_attr("FRA_PRIORITY") or 0,
+        priority=attrs.get("FRA_PRIORITY") or 0,
         action=RULE_ACTIONS.get(msg["action"], str(msg["action"])),
         table=msg["table"] if table is None else table,
-        src=_network(msg.get_attr("FRA_SRC"), msg["src_len"], family) if msg["src_len"] else None,
-        dst=_network(msg.get_attr("FRA_DST"), msg["dst_len"], family) if msg["dst_len"] else None,
-        iif=msg.get_attr("FRA_IIFNAME"),
-        oif=msg.get_attr("FRA_OIFNAME"),
+        src=_network(attrs.get("FRA_SRC"), msg["src_len"], family) if msg["src_len"] else None,
+        dst=_network(attrs.get("FRA_DST"), msg["dst_len"], family) if msg["dst_len"] else None,
+        iif=attrs.get("FRA_IIFNAME"),
+        oif=attrs.get("FRA_OIFNAME"),
         fwmark=mark if mark is not None else (0 if mask is not None else None),
         fwmask=mask if mask is not None else UNSET,
         tos=dscp[0] << 2 if dscp else msg["tos"],
-        ip_proto=msg.get_attr("FRA_IP_PROTO"),
-        sport=_range(msg.get_attr("FRA_SPORT_RANGE")),
-        dport=_range(msg.get_attr("FRA_DPORT_RANGE")),
-        uid_range=_range(msg.get_attr("FRA_UID_RANGE")),
+        ip_proto=attrs.get("FRA_IP_PROTO"),
+        sport=_range(attrs.get("FRA_SPORT_RANGE")),
+        dport=_range(attrs.get("FRA_DPORT_RANGE")),
+        uid_range=_range(attrs.get("FRA_UID_RANGE")),
         invert=bool(msg["flags"] & FIB_RULE_INVERT),
-        goto=msg.get_attr("FRA_GOTO"),
-        suppress_prefixlength=_unless_unset(msg.get_attr("FRA_SUPPRESS_PREFIXLEN")),
-        suppress_ifgroup=_unless_unset(msg.get_attr("FRA_SUPPRESS_IFGROUP")),
-        l3mdev=bool(msg.get_attr("FRA_L3MDEV")),
+        goto=attrs.get("FRA_GOTO"),
+        suppress_prefixlength=_unless_unset(attrs.get("FRA_SUPPRESS_PREFIXLEN")),
+        suppress_ifgroup=_unless_unset(attrs.get("FRA_SUPPRESS_IFGROUP")),
+        l3mdev=bool(attrs.get("FRA_L3MDEV")),
     )
 
 
@@ -307,10 +308,11 @@ def parse_neighbour(message: bytes) -> Neighbour:
 
     msg = ndmsg(message)
     msg.decode()
+    attrs = dict(msg["attrs"])
     return Neighbour(
         ifindex=msg["ifindex"],
-        address=ip_address(msg.get_attr("NDA_DST")),
-        mac=msg.get_attr("NDA_LLADDR"),
+        address=ip_address(attrs.get("NDA_DST")),
+        mac=attrs.get("NDA_LLADDR"),
         state=NUD_STATES.get(msg["state"], f"{msg['state']:#x}"),
         proxy=bool(msg["flags"] & NTF_PROXY),
     )
@@ -334,21 +336,23 @@ def parse_fdb(message: bytes) -> FdbEntry:
 
     msg = ndmsg(message)
     msg.decode()
+    attrs = dict(msg["attrs"])
     flags: int = msg["flags"]
     state: int = msg["state"]
-    master = msg.get_attr("NDA_MASTER")
+    master = attrs.get("NDA_MASTER")
     own = bool(flags & NTF_SELF)
     return FdbEntry(
         ifindex=msg["ifindex"],
-        mac=msg.get_attr("NDA_LLADDR") or "00:00:00:00:00:00",
+        mac=attrs.get("NDA_LLADDR") or "00:00:00:00:00:00",
         master=master,
-        vlan=msg.get_attr("NDA_VLAN"),
-        dst=_address(msg.get_attr("NDA_DST")),
-        vni=msg.get_attr("NDA_VNI") if msg.get_attr("NDA_VNI") is not None else msg.get_attr("NDA_SRC_VNI"),
-        state=FDB_STATES.get(state, NUD_STATES.get(state, f"{state:#x}").lower()),
+        vlan=attrs.get("NDA_VLAN"),
+        dst=_address(attrs.get("NDA_DST")),
+        vni=attrs.get("NDA_VNI") if attrs.get("NDA_VNI") is not None else attrs.get("NDA_SRC_VNI"),
+        # As iproute2 reads them: a vxlan's permanent entries carry NUD_NOARP as well.
+        state="permanent" if state & 0x80 else "static" if state & 0x40 else "stale" if state & 0x04 else "",
         flags=tuple(name for bit, name in NTF_FLAGS.items() if flags & bit),
         # A bridge shows its ports' own addresses as permanent (fdb_to_nud); a vxlan's permanent entries are remote.
-        local=state == 0x80 and not own,
+        local=bool(state & 0x80) and not own,
     )
 
 

@@ -1113,6 +1113,7 @@ def _bridges() -> Iterable[Fault]:
         summary="the host's end of the veth is a port of another network's bridge",
         flow=OUT,
         segment=Segment.BRIDGE,
+        direction=Direction.REPLY,
         break_commands=host("ip link set {app.veth} master {c1.bridge}", FORGET)
         + inside("app", "ip neigh flush dev eth0"),
         mend_commands=host("ip link set {app.veth} master {app.bridge}") + inside("app", "ip neigh flush dev eth0"),

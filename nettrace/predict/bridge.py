@@ -76,11 +76,21 @@ def is_local_mac(view: View, bridge: Link, mac: str) -> bool:
     return any(entry.mac == mac and entry.local for entry in view.fdb.get(bridge.ifindex, ()))
 
 
-def egress(world: World, view: View, bridge: Link, source: Link | None, dst_mac: str | None, dst: IPAddress) -> Choice:
+def egress(
+    world: World,
+    view: View,
+    bridge: Link,
+    source: Link | None,
+    dst_mac: str | None,
+    dst: IPAddress,
+    *,
+    spoke: bool = False,
+) -> Choice:
     """Choose the port that a frame leaves a bridge by; `source` is the port it came in by, None from the bridge itself.
 
     A forwarding entry decides; without one the frame is flooded, and what counts is the port that the owner of the
-    MAC (or, when the MAC is unknown, of the address) is behind.
+    MAC (or, when the MAC is unknown, of the address) is behind. `spoke`: the owner of the MAC has just sent a frame,
+    which moves every entry that is not sticky to its port (br_fdb_update).
     """
     ports = [port for port in view.ports.get(bridge.ifindex, ()) if source is None or port.ifindex != source.ifindex]
     entry = next(
@@ -91,6 +101,11 @@ def egress(world: World, view: View, bridge: Link, source: Link | None, dst_mac:
         ),
         None,
     )
+    owner = _owner_port(world, view, ports, dst_mac, dst)
+    if isinstance(owner, int):
+        return Choice(text="the namespace behind a port was not read", needs=owner)
+    if spoke and owner is not None and entry is not None and "sticky" not in entry.flags:
+        return _deliverable(bridge, source, owner, Choice(text=f"{dst_mac} is behind {owner.name}", port=owner))
     if source is not None and entry is not None and entry.ifindex == source.ifindex:
         info = source.port or BridgePort()
         if not info.hairpin:
@@ -101,9 +116,6 @@ def egress(world: World, view: View, bridge: Link, source: Link | None, dst_mac:
                 reason=Reason.PORT_NO_HAIRPIN,
             )
         return Choice(text=f"back out of {source.name} (hairpin)", port=source, entry=entry)
-    owner = _owner_port(world, view, ports, dst_mac, dst)
-    if isinstance(owner, int):
-        return Choice(text="the namespace behind a port was not read", needs=owner)
     if entry is not None and entry.ifindex in view.links:
         out = view.links[entry.ifindex]
         static = "permanent" in entry.state or "static" in entry.state or "static" in entry.flags

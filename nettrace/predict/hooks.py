@@ -72,12 +72,13 @@ class Table:
 
     def keep(self, view: View, tracking: Tracking) -> None:
         """Remember an entry after the last hook, as nf_conntrack_confirm does."""
-        if tracking.orig is None or tracking.state in (CtState.UNTRACKED, CtState.INVALID, CtState.NONE):
+        orig = tracking.orig
+        if orig is None or tracking.state in (CtState.UNTRACKED, CtState.INVALID, CtState.NONE):
             return
         if tracking.reply and "seen_reply" not in tracking.status:
             tracking = _with(tracking, status=(*tracking.status, "seen_reply"))
         held = self.entries.setdefault(view.id, [])
-        held[:] = [entry for entry in held if not _same(entry.orig, tracking.orig)]
+        held[:] = [entry for entry in held if not _same(entry.orig, orig)]
         held.append(tracking)
 
     def as_entries(self) -> dict[str, ConntrackEntry]:

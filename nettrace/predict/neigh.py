@@ -21,10 +21,14 @@ class Member(Model):
 
 
 class Segment(Model):
-    """Everything attached to one layer-2 segment. `open_ended`: part of it cannot be seen from this host."""
+    """Everything attached to one layer-2 segment. `open_ended`: part of it cannot be seen from this host.
+
+    `unread` are namespaces (inodes, None when not even that is known) on it that the snapshot does not hold.
+    """
 
     members: tuple[Member, ...]
     open_ended: bool
+    unread: tuple[int | None, ...] = ()
 
 
 def segment_of(world: World, view: View, link: Link) -> Segment:
@@ -33,6 +37,7 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
     seen: set[tuple[int, int]] = set()
     queue: list[tuple[View, Link]] = [(view, link)]
     open_ended = False
+    unread: list[int | None] = []
     while queue:
         here, device = queue.pop()
         if (here.id, device.ifindex) in seen:
@@ -49,10 +54,12 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
             inode = here.peer(device)
             other = world.view(inode) if inode is not None else None
             far = other.links.get(device.peer_ifindex or 0) if other is not None else None
-            if other is None or far is None or (here.id == world.host and device.master is None and inode != here.id):
-                open_ended = open_ended or other is None or far is None
-                if other is None or far is None:
-                    continue
+            if other is None or far is None:
+                if here.id == world.host and device.master is None:
+                    open_ended = True
+                else:
+                    unread.append(inode)
+                continue
             queue.append((other, far))
         elif not device.loopback:
             open_ended = True
@@ -65,7 +72,7 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
                     and each.peer_ifindex == device.ifindex
                     and sibling_ns.peer(each) == here.id
                 )
-    return Segment(members=tuple(members), open_ended=open_ended)
+    return Segment(members=tuple(members), open_ended=open_ended, unread=tuple(unread))
 
 
 class Resolved(StrEnum):
@@ -127,12 +134,17 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
         return Resolution(how=Resolved.OWNER, mac=device.mac, owner=owner, entry=entry)
     if ignored is not None:
         return Resolution(how=Resolved.IGNORED, entry=entry, sysctl=ignored)
-    if segment.open_ended:
+    if segment.open_ended or (segment.unread and not _told_apart(world, address)):
         known = entry.mac if entry is not None and entry.state not in ("FAILED", "INCOMPLETE") else None
         if entry is not None and entry.state == "FAILED" and not _engine_owns(world, address):
             return Resolution(how=Resolved.NOBODY, entry=entry)
         return Resolution(how=Resolved.BEYOND, mac=known, entry=entry)
     return Resolution(how=Resolved.NOBODY, entry=entry)
+
+
+def _told_apart(world: World, address: IPAddress) -> bool:
+    """Tell whether an engine's word is enough to know that no unread namespace holds an address."""
+    return bool(world.snapshot.intent.containers) and not _engine_owns(world, address)
 
 
 def _engine_owns(world: World, address: IPAddress) -> bool:

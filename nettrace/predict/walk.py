@@ -101,7 +101,8 @@ class _Walk:
         self.mtu: int | None = None
         self.needs: tuple[int, ...] = ()
         self.answer: Packet | None = None
-        self.last_place: tuple[View, Link] | None = None
+        #: MACs whose owners have just answered a request on this way: bridges have learnt where they are.
+        self.spoke: set[str] = set()
 
     # -- legs --------------------------------------------------------------------------------------------------
 
@@ -360,7 +361,7 @@ class _Walk:
             self._receive(view, out, packet, dst_mac=None)
             return
         mac = self._resolve(view, out, found.gateway or packet.dst, packet)
-        self._xmit(view, out, packet, dst_mac=mac)
+        self._xmit(view, out, replace(packet, src_mac=out.mac, dst_mac=mac), dst_mac=mac)
 
     def _resolve(self, view: View, out: Link, address: IPAddress, packet: Packet) -> str | None:
         """Resolve the next hop to a MAC; None when it cannot be told from here."""
@@ -368,6 +369,8 @@ class _Walk:
             return None
         answer = neigh.resolve(self.world, view, out, address, asking=packet.src)
         segment = self.places.next_hop(view, out)
+        if answer.how is neigh.Resolved.OWNER and answer.mac is not None:
+            self.spoke.add(answer.mac)
         facts: dict[str, Any] = {
             "kind": StepKind.NEIGHBOUR,
             "netns": view.id,
@@ -391,7 +394,7 @@ class _Walk:
             self._stop(Step(outcome=Outcome.DROP, reason=reason, text=text, point=point, sysctl=answer.sysctl, **facts))
             return None
         if answer.how is neigh.Resolved.STATIC and answer.entry is not None and answer.owner is None:
-            wrong = not neigh.segment_of(self.world, view, out).open_ended
+            wrong = not self._open_ended(view, out)
             if wrong:
                 names = {index: link.name for index, link in view.links.items()}
                 self._add(Step(text=f"permanent entry {neighbour_text(answer.entry, names)}", **facts))
@@ -401,11 +404,14 @@ class _Walk:
             self._add(Step(text=f"next hop {address}{whose}", **facts))
         return answer.mac
 
+    def _open_ended(self, view: View, out: Link) -> bool:
+        segment = neigh.segment_of(self.world, view, out)
+        return segment.open_ended or bool(segment.unread)
+
     # -- devices -----------------------------------------------------------------------------------------------
 
     def _xmit(self, view: View, out: Link, packet: Packet, *, dst_mac: str | None) -> None:
         """Transmit a frame on a device."""
-        self.last_place = (view, out)
         point = self.places.point(view, out)
         facts: dict[str, Any] = {
             "kind": StepKind.XMIT,
@@ -546,7 +552,6 @@ class _Walk:
 
     def _receive(self, view: View, device: Link, packet: Packet, *, dst_mac: str | None) -> None:
         """Take a frame in on a device (__netif_receive_skb_core)."""
-        self.last_place = (view, device)
         point = self.places.point(view, device)
         facts: dict[str, Any] = {
             "kind": StepKind.RECEIVE,
@@ -606,7 +611,9 @@ class _Walk:
         )
         packet = bridge_result.packet
         if prerouted:
-            result = self._hook(view, Hook.PREROUTING, packet, tracking, "bridge", iif=bridge.name, physin=port.name)
+            # Meant for the bridge's own address, the frame is on its way up into the host's stack already.
+            stage = "stack" if dst_mac is None or bridging.is_local_mac(view, bridge, dst_mac) else "bridge"
+            result = self._hook(view, Hook.PREROUTING, packet, tracking, stage, iif=bridge.name, physin=port.name)
             packet, tracking = result.packet, result.tracking
         target = dst_mac
         if packet.dst != arrived.dst:
@@ -622,7 +629,6 @@ class _Walk:
 
     def _bridge_up(self, view: View, bridge: Link, packet: Packet, tracking: Tracking | None = None) -> None:
         """Pass a frame up to the bridge's own IP stack (br_pass_frame_up)."""
-        self.last_place = (view, bridge)
         point = self.places.point(view, bridge)
         facts: dict[str, Any] = {
             "kind": StepKind.RECEIVE,
@@ -653,7 +659,9 @@ class _Walk:
         tracking: Tracking | None = None,
     ) -> None:
         """Choose the port a frame leaves a bridge by, and send it (br_forward, br_flood, br_dev_xmit)."""
-        choice = bridging.egress(self.world, view, bridge, port, dst_mac, packet.dst)
+        choice = bridging.egress(
+            self.world, view, bridge, port, dst_mac, packet.dst, spoke=dst_mac is not None and dst_mac in self.spoke
+        )
         facts: dict[str, Any] = {
             "kind": StepKind.BRIDGE,
             "netns": view.id,
@@ -973,8 +981,7 @@ class _Walk:
         }
         name = f"{family or ('ip' if packet.family == 4 else 'ip6')} {hook.upper()}"
         if isinstance(view.ns.netfilter, Missing):
-            self._doubt(
-                view, stage, f"the rules of {view.name} were not read: {view.ns.netfilter.reason}", packet)
+            self._doubt(view, stage, f"the rules of {view.name} were not read: {view.ns.netfilter.reason}", packet)
         if result.verdict is FilterVerdict.ACCEPT:
             if result.trail or result.nats or result.packet != packet:
                 nats = "; ".join(_nat_text(each) for each in result.nats)

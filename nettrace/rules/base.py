@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nettrace.correlate import Blocker
-from nettrace.model.path import Segment
+from nettrace.model.path import Direction, Segment
 from nettrace.model.snapshot import Snapshot
 from nettrace.model.verdict import Basis, Evidence, Severity
 from nettrace.rules.case import Case
@@ -28,8 +28,8 @@ class Mend:
 class Hit:
     """One fault found: where, the sentences for a person, the evidence, and how to mend it.
 
-    `blocker` is the stop that this fault explains, None for a fault that explains none (a warning). `segment` and
-    `device` correct the stop where the fault lies elsewhere than its effect.
+    `blocker` is the stop that this fault explains, None for a fault that explains none (a warning). `segment`,
+    `device` and `direction` correct the stop where the fault lies elsewhere than its effect.
     """
 
     title: str
@@ -41,6 +41,7 @@ class Hit:
     blocker: Blocker | None = None
     severity: Severity | None = None
     segment: Segment | None = None
+    direction: Direction | None = None
     device: str | None = None
     netns: int | None = None
 

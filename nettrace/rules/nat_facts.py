@@ -22,6 +22,9 @@ from nettrace.rules.faults import attachment, intent_evidence
 from nettrace.rules.wording import wire_evidence
 
 
+PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "icmpv6": 58, "sctp": 132}
+
+
 class Leaving(Model):
     """A packet that left this host with a source address that is not the host's.
 
@@ -110,6 +113,9 @@ def _fits(text: str, packet: Packet, device: str) -> bool:
         return False
     out = re.search(r"(! )?(?:-o|oifname)( !=)? \"?([^\s\"]+)\"?", text)
     if out is not None and (out[3] == device) == bool(out[1] or out[2]):
+        return False
+    proto = re.search(r"(! )?-p (\S+)", text) or re.search(r"()\b(icmp|tcp|udp) ", text)
+    if proto is not None and (PROTOCOLS.get(proto[2], proto[2]) == packet.proto) == bool(proto[1]):
         return False
     narrow = re.search(r"(?:-d|daddr) ([0-9a-fA-F.:]+(?:/\d+)?)", text)
     return narrow is None or packet.dst in ip_network(narrow[1], strict=False)

@@ -13,6 +13,9 @@ from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict.world import View
 from nettrace.rules.case import Case
 
+#: ICMP and ICMPv6: (type, code) of a TTL that ran out on the way.
+TIME_EXCEEDED = ((11, 0), (3, 0))
+
 #: What sendto(2) says when the kernel refuses a packet, by number.
 ERRNO_TEXT = {
     errno.EPERM: "EPERM (operation not permitted: netfilter refused it)",

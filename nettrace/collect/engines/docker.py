@@ -73,6 +73,7 @@ class DockerEngine:
         self.endpoint = endpoint
         #: What the user should know although the engine answers.
         self.warning: str | None = None
+        self._node: str | None = None
         self._folders: list[str] = list(DEFAULT_FOLDERS) if name == "docker" else ["/run/netns"]
         self._check(host, explicit=explicit)
         self._client = self._connect()
@@ -155,6 +156,7 @@ class DockerEngine:
         major = str(self._version.get("Version") or "").partition(".")[0]
         telling = any(each.scope == "swarm" for each in networks) or (major.isdigit() and int(major) >= 28)
         engine = parse_engine(self._version, self._call("info") if telling else {}, self.name, self.endpoint)
+        self._node = engine.swarm
         if engine.name == "podman":
             networks = self._with_podman_bridges(networks)
         containers = tuple(parse_container(each, self.name) for each in self._call("containers", all=True))
@@ -218,6 +220,8 @@ class DockerEngine:
         for task in tasks:
             identity = ((task.get("Status") or {}).get("ContainerStatus") or {}).get("ContainerID") or ""
             name = f"{services.get(task.get('ServiceID'), '')}.{task.get('Slot', '')}"
+            if task.get("NodeID") == self._node:
+                continue
             if (identity and identity.startswith(word)) or name == word or word.startswith(f"{name}."):
                 return f"swarm node {task.get('NodeID')}"
         return None
@@ -291,7 +295,11 @@ def parse_network(data: Mapping[str, Any], engine: str) -> Network:
 
 
 def with_gateways(networks: Sequence[Network], containers: Sequence[Container]) -> tuple[Network, ...]:
-    """Complete subnets that the engine lists without a gateway, from what it told the containers on them."""
+    """Complete subnets that the engine lists without a gateway.
+
+    What containers on the network were told comes first. Else a bridge takes the first address of its pool, as
+    libnetwork's default IPAM gives it out (also on internal networks, whose containers are told none since 28).
+    """
     told = {
         (endpoint.network_id, gateway)
         for container in containers
@@ -305,11 +313,17 @@ def with_gateways(networks: Sequence[Network], containers: Sequence[Container]) 
         subnets = tuple(
             pool
             if pool.gateway is not None
-            else replace(pool, gateway=next((each for each in gateways if each in pool.subnet), None))
+            else replace(pool, gateway=next((each for each in gateways if each in pool.subnet), _first(network, pool)))
             for pool in network.subnets
         )
         found.append(replace(network, subnets=subnets))
     return tuple(found)
+
+
+def _first(network: Network, pool: Subnet) -> IPAddress | None:
+    if network.driver != "bridge" or pool.subnet.num_addresses < 4:
+        return None
+    return pool.subnet.network_address + 1
 
 
 def parse_podman_bridges(answer: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -93,9 +93,9 @@ def _silent_holder(case: Case, step: Step) -> tuple[View, Link] | None:
         own = attachment(case, end)
         if own is None:
             continue
-        for holder, device in ((own[0], own[1]), (own[2], own[3])):
-            if holder is not None and device is not None and not device.up:
-                return holder, device
+        for where, device in ((own[0], own[1]), (own[2], own[3])):
+            if where is not None and device is not None and not device.up:
+                return where, device
         bridge = own[2].by_name.get(own[5].bridge or "") if own[2] is not None else None
         if own[2] is not None and bridge is not None and not bridge.up:
             return own[2], bridge

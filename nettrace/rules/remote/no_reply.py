@@ -14,12 +14,16 @@ from nettrace.model.path import Direction, LegEnd, Segment, StepKind
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
+from nettrace.rules.nat_facts import leaving
 
 
 def check(case: Case) -> Result:
     """Fire when the flow left this host, was seen leaving, and nothing at all came back."""
     correlation = case.correlation
     if not correlation.probed or not correlation.silent or case.trace.forward.end is not LegEnd.LEFT:
+        return fired()
+    if leaving(case) is not None:
+        # It left with an address that nobody can answer: that has codes of its own.
         return fired()
     blocker = next(
         (each for each in case.blockers if each.direction is Direction.REPLY and each.segment is Segment.REMOTE), None

@@ -9,11 +9,12 @@ Known limits: none.
 
 from __future__ import annotations
 
-from nettrace.model.path import LegEnd
+from nettrace.model.path import Direction, LegEnd, Segment
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.mtu_facts import TOO_BIG
+from nettrace.rules.wording import TIME_EXCEEDED
 
 
 def check(case: Case) -> Result:
@@ -22,7 +23,9 @@ def check(case: Case) -> Result:
     if case.trace.forward.end is not LegEnd.LEFT or not case.blockers:
         return fired()
     refusals = [
-        each for each in correlation.errors if (each.packet.icmp_type, each.packet.icmp_code) not in TOO_BIG
+        each
+        for each in correlation.errors
+        if (each.packet.icmp_type, each.packet.icmp_code) not in (*TOO_BIG, *TIME_EXCEEDED)
     ] + list(correlation.resets)
     if not refusals:
         return fired()
@@ -42,6 +45,8 @@ def check(case: Case) -> Result:
             mend=Mend(summary=f"Ask whoever runs {first.packet.src}; nothing on this host stops the packet."),
             basis=case.blockers[0].basis,
             blocker=case.blockers[0],
+            direction=Direction.FORWARD,
+            segment=Segment.REMOTE,
         )
     )
 
