@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nettrace.model.base import Model
 from nettrace.model.flow import Packet, Proto
-from nettrace.model.observe import Blind, Observation, Open, Sighting, SightingKind
+from nettrace.model.observe import Blind, Observation, Open, Sighting, SightingKind, Way
 from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Reason, Segment, Step, StepKind, Trace
 from nettrace.model.verdict import Agreement, Basis, ObservedSight, PredictedSight
 
@@ -16,6 +16,11 @@ KINDS = {
     Direction.FORWARD: (SightingKind.PROBE,),
     Direction.REPLY: (SightingKind.REPLY, SightingKind.RESET),
 }
+
+
+#: ICMP types that mean the packet was given up: unreachable, too big, time exceeded, parameter problem. A redirect is
+#: advice; the packet goes on.
+ERROR_TYPES = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
 
 
 class Passage(Model):
@@ -81,7 +86,11 @@ def correlate(trace: Trace, observation: Observation | None) -> Correlation:
     reply = _with_strays(reply, observation, Direction.REPLY)
     errno = next((sent.errno for sent in observation.sent if sent.errno is not None), None)
     sightings = observation.sightings
-    errors = tuple(each for each in sightings if each.kind is SightingKind.ICMP_ERROR)
+    errors = tuple(
+        each
+        for each in sightings
+        if each.kind is SightingKind.ICMP_ERROR and each.packet.icmp_type in ERROR_TYPES[each.packet.family]
+    )
     resets = tuple(each for each in sightings if each.kind is SightingKind.RESET)
     arrived = _arrived(trace, forward)
     returned = _returned(trace, observation)
@@ -205,24 +214,28 @@ def _arrived(trace: Trace, forward: tuple[Passage, ...]) -> bool:
     """Tell whether the wire shows the packet at the end of the forward leg, as far as this host can see."""
     if not forward:
         return False
-    last = forward[-1]
-    ends = [
-        passage
-        for passage in forward
-        if trace.flow.dst.netns is None or _netns(trace, passage.point) == trace.flow.dst.netns
-    ]
-    target = ends[-1] if ends else last
-    return target.observed is ObservedSight.SEEN
+    inside = trace.flow.dst.netns
+    ends = [passage for passage in forward if inside is None or trace.point(passage.point).netns == inside]
+    target = ends[-1] if ends else forward[-1]
+    return target.sighting is not None and _taken(trace, target.sighting)
 
 
-def _netns(trace: Trace, point: str) -> int | None:
-    return next((each.netns for each in trace.points if each.id == point), None)
+def _taken(trace: Trace, sighting: Sighting) -> bool:
+    """Tell whether the device that heard a frame also takes it: captures show frames for other MAC addresses too."""
+    mac = trace.point(sighting.point).mac
+    target = sighting.packet.dst_mac
+    if sighting.way is Way.OUT or mac is None or target is None:
+        return True
+    return target == mac or bool(int(target[:2], 16) & 1)
 
 
 def _returned(trace: Trace, observation: Observation) -> bool:
-    """Tell whether an answer of the far end was seen at one of the source's own points."""
+    """Tell whether an answer of the far end was seen at one of the source's own points, and was for it."""
     own = {point.id for point in trace.points if point.netns == trace.flow.src.netns}
-    return any(sighting.kind is SightingKind.REPLY and sighting.point in own for sighting in observation.sightings)
+    return any(
+        sighting.kind is SightingKind.REPLY and sighting.point in own and _taken(trace, sighting)
+        for sighting in observation.sightings
+    )
 
 
 def _unanswered(sightings: tuple[Sighting, ...]) -> tuple[Sighting, ...]:
@@ -340,6 +353,8 @@ def _observed_blockers(
         lost_inside = blockers[0].segment is not Segment.REMOTE
         leg = trace.forward if direction is Direction.FORWARD else trace.reply
         doubted = trace.forward.end is LegEnd.UNKNOWN or leg is None or leg.end is LegEnd.UNKNOWN
+        missing_at = _index(passages, blockers[0].before)
+        doubted = doubted or (missing_at is not None and _next_hop_is_open(passages[missing_at]))
         contradicted = contradicted or (lost_inside and not blind and not doubted and bool(passages))
     return tuple(blockers), not contradicted
 
@@ -395,6 +410,11 @@ def _wire_gap(trace: Trace, passages: tuple[Passage, ...], direction: Direction)
         after=last.point if last is not None else None,
         before=first_missing.point if first_missing is not None else None,
     )
+
+
+def _next_hop_is_open(passage: Passage) -> bool:
+    """Tell whether the model took for granted that a next hop beyond its sight answers."""
+    return any(step.kind is StepKind.NEIGHBOUR and step.open_ended for step in passage.steps)
 
 
 def _suspect(steps: tuple[Step, ...]) -> Segment:

@@ -14,6 +14,7 @@ from nettrace.model.flow import EndpointKind, FlowEnd
 from nettrace.model.observe import Blind
 from nettrace.model.path import Direction, LegEnd, Outcome
 from nettrace.model.verdict import (
+    Basis,
     Finding,
     FlowEndView,
     FlowView,
@@ -115,9 +116,17 @@ def _outcome(case: Case, ranked: list[_Ranked]) -> Result:
         first = [each for each in stopping if each.position == stopping[0].position]
         degrading = all(each.severity is Severity.DEGRADING for each in first) and len(case.blockers) == 1
         return Result.DEGRADED if degrading else Result.STOPPED
-    if correlation.probed and _settled_by_wire(case):
+    if any(_proven(case, each) for each in case.blockers) or (correlation.probed and _settled_by_wire(case)):
         return Result.STOPPED
     return Result.INCONCLUSIVE
+
+
+def _proven(case: Case, blocker: Blocker) -> bool:
+    """Tell whether a stop stands without a finding that names its cause: the model's own step, not refuted."""
+    step = blocker.step
+    if step is None or step.outcome is not Outcome.DROP:
+        return False
+    return blocker.basis is Basis.BOTH or not case.correlation.probed
 
 
 def _predicted_outcome(case: Case) -> Result:
@@ -171,6 +180,9 @@ def _stop(case: Case, causes: list[_Ranked]) -> Stop | None:
 
 def _around(case: Case, blocker: Blocker, direction: Direction) -> tuple[str | None, str | None]:
     """Return the last point that saw the packet and the first that did not; the model's where nobody listened."""
+    if direction is not blocker.direction:
+        forward = [each.point for each in case.correlation.passages if each.direction is direction]
+        return (forward[-1] if forward else None), None
     passages = [each for each in case.correlation.passages if each.direction is direction]
     seen = [each.point for each in passages if each.observed is ObservedSight.SEEN]
     missed = [each.point for each in passages if each.observed is ObservedSight.NOT_SEEN]
@@ -245,7 +257,8 @@ def _verify(case: Case, each: _Ranked, causes: list[_Ranked]) -> Verified:
     if trace.forward.end in (LegEnd.ARRIVED, LegEnd.LEFT) and reply is not None and reply.end is LegEnd.ARRIVED:
         return Verified.YES
     unknown = any(step.outcome is Outcome.UNKNOWN for leg in (trace.forward, reply) if leg for step in leg.steps)
-    if unknown or any(other.hit.mend.change is None for other in causes):
+    unread = any(leg.end is LegEnd.NEEDS for leg in (trace.forward, reply) if leg is not None)
+    if unknown or unread or any(other.hit.mend.change is None for other in causes):
         return Verified.UNVERIFIABLE
     return Verified.NO
 

@@ -26,7 +26,6 @@ from nettrace.model.verdict import Timing, Verdict
 from nettrace.predict import predict
 from nettrace.rules.case import Case
 
-
 M = TypeVar("M")
 
 

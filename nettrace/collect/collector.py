@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 
 from msgspec.structs import replace
 
 from nettrace.collect.engines import Engine
 from nettrace.collect.intents import Intents
-from nettrace.collect.namespace import read_again, read_namespace
+from nettrace.collect.namespace import begin_listing, read_again, read_namespace
+from nettrace.collect.netfilter import Listing
 from nettrace.collect.netlink import Channel
 from nettrace.collect.places import Place, Places
 from nettrace.collect.resolve import Resolver
 from nettrace.errors import EngineError, NamespaceGone, NotFound
-from nettrace.model.base import Present, rows
+from nettrace.model.base import Missing, Present, rows
 from nettrace.model.flow import Flow, Proto
 from nettrace.model.intent import Intent
 from nettrace.model.snapshot import Gap, Host, Link, Namespace, Snapshot
@@ -29,7 +29,7 @@ __all__ = ["Collector"]
 class Collector:
     """Reads namespaces into a snapshot, each once, and holds every one of them open until it is closed.
 
-    `engines` are asked instead of those that are found; `parallel` reads the namespaces of the flow side by side.
+    `engines` are asked instead of those that are found; `parallel` reads the flow's namespaces in one go.
     """
 
     def __init__(self, *, engines: Sequence[Engine] | None = None, parallel: bool = True) -> None:
@@ -98,25 +98,25 @@ class Collector:
     def read_after(self) -> Snapshot:
         """Read the same namespaces again, after the probe: rules and their counters, links, neighbours, conntrack.
 
-        The other tables are carried over. A namespace that vanished meanwhile stays as it was, and leaves a gap.
+        The other tables are carried over. Namespaces are held open, so all of them are still there.
         """
         after: dict[int, Namespace] = dict(self._read)
         gaps = dict(self._gaps)
-
-        def again(ns: Netns) -> None:
-            before = self._read[ns.inode]
-            try:
-                namespace, lacking = read_again(before, ns, self._channel(ns), flow=self._flow)
-            except NamespaceGone as error:
-                gaps[ns.inode] = (*gaps[ns.inode], Gap(section="namespace", netns=before.name, reason=str(error)))
-                return
-            if isinstance(namespace.links, Present):
-                links = tuple(self._with_peer(ns.inode, link) for link in namespace.links.rows)
-                namespace = replace(namespace, links=Present(rows=links))
-            after[ns.inode] = namespace
-            gaps[ns.inode] = lacking
-
-        self._each([ns for inode in self._read if (ns := self._find(inode)) is not None], again)
+        namespaces = [ns for inode in self._read if (ns := self._find(inode)) is not None]
+        listings = self._begin(namespaces)
+        try:
+            for ns in namespaces:
+                namespace, gaps[ns.inode] = read_again(
+                    self._read[ns.inode],
+                    ns,
+                    self._channel(ns),
+                    flow=self._flow,
+                    listing=listings.pop(ns.inode, None),
+                )
+                after[ns.inode] = self._with_peers(namespace)
+        finally:
+            for listing in listings.values():
+                listing.cancel()
         self._taken_at_ns = time.time_ns()
         return self._snapshot(after, gaps)
 
@@ -153,49 +153,37 @@ class Collector:
         except (EngineError, NotFound) as error:
             self._lost.append(Gap(section="intent", netns=None, reason=str(error)))
 
-    def _each(self, namespaces: Sequence[Netns], work: Callable[[Netns], None]) -> None:
-        """Do the work for every namespace, side by side when allowed; the first error is raised when all have ended."""
-        if not self._parallel or len(namespaces) < 2:
-            for ns in namespaces:
-                work(ns)
-            return
-        errors: list[BaseException] = []
+    def _begin(self, namespaces: Sequence[Netns]) -> dict[int, Listing]:
+        """Start listing the rules of all namespaces: those tools are what takes long, and they need no Python.
 
-        def guarded(ns: Netns) -> None:
+        The tables are then read one namespace after the other; threads would only wait for each other.
+        """
+        listings: dict[int, Listing] = {}
+        if self._parallel:
             try:
-                work(ns)
-            except BaseException as error:  # raised again below, in the caller's thread
-                errors.append(error)
-
-        threads = [threading.Thread(target=guarded, args=(ns,), daemon=True) for ns in namespaces]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
+                for ns in namespaces:
+                    listings[ns.inode] = begin_listing(ns)
+            except BaseException:
+                for listing in listings.values():
+                    listing.cancel()
+                raise
+        return listings
 
     def _read_all(self, namespaces: Sequence[Netns]) -> None:
         fresh = [ns for ns in namespaces if ns.inode not in self._read]
-        for ns in fresh:
-            self._channel(ns)
-
-        def first(ns: Netns) -> None:
-            place = self._places.get(ns.inode)
-            name, kind = (place.name, place.kind) if place is not None else (ns.label, "netns")
-            try:
-                namespace, lacking = read_namespace(ns, self._channel(ns), name=name, kind=kind, flow=self._flow)
-            except NamespaceGone as error:
-                self._lost.append(Gap(section="namespace", netns=name, reason=str(error)))
-                return
-            self._read[ns.inode] = namespace
-            self._gaps[ns.inode] = lacking
-
-        self._each(fresh, first)
-        self._taken_at_ns = time.time_ns()
-        for ns in fresh:
-            if ns.inode in self._read:
+        listings = self._begin(fresh)
+        try:
+            for ns in fresh:
+                place = self._places.get(ns.inode)
+                name, kind = (place.name, place.kind) if place is not None else (ns.label, "netns")
+                self._read[ns.inode], self._gaps[ns.inode] = read_namespace(
+                    ns, self._channel(ns), name=name, kind=kind, flow=self._flow, listing=listings.pop(ns.inode, None)
+                )
                 self._finish(ns)
+        finally:
+            for listing in listings.values():
+                listing.cancel()
+        self._taken_at_ns = time.time_ns()
 
     def _finish(self, ns: Netns) -> None:
         """Give a namespace its name, and the far ends of its links theirs."""
@@ -205,16 +193,12 @@ class Collector:
         if place is not None and not place.named:
             self._name_by_engine(ns.inode, rows(namespace.links))
             place = self._places.get(ns.inode)
-        links = namespace.links
-        if isinstance(links, Present):
-            links = Present(rows=tuple(self._with_peer(ns.inode, link) for link in links.rows))
         name = self._unique(place.name if place is not None else namespace.name, ns.inode)
         self._gaps[ns.inode] = tuple(replace(gap, netns=name) for gap in self._gaps[ns.inode])
         self._read[ns.inode] = replace(
-            namespace,
+            self._with_peers(namespace),
             name=name,
             kind=place.kind if place is not None else namespace.kind,
-            links=links,
             nsids={str(nsid): inode for nsid, inode in self._nsids.get(ns.inode, {}).items()},
         )
 
@@ -235,6 +219,12 @@ class Collector:
             found |= self._places.find_peers(self._channel(ns), lacking)
             lacking -= found.keys()
         self._nsids[ns.inode] = found
+
+    def _with_peers(self, namespace: Namespace) -> Namespace:
+        if isinstance(namespace.links, Missing):
+            return namespace
+        links = tuple(self._with_peer(namespace.id, link) for link in namespace.links.rows)
+        return replace(namespace, links=Present(rows=links))
 
     def _with_peer(self, inode: int, link: Link) -> Link:
         if link.peer_nsid is None:

@@ -19,7 +19,7 @@ from nettrace.model.flow import Flow
 from nettrace.model.snapshot import ConntrackEntry, Gap, Link, Namespace
 from nettrace.netns import Netns, run_in
 
-__all__ = ["read_again", "read_namespace"]
+__all__ = ["begin_listing", "read_again", "read_namespace"]
 
 T = TypeVar("T")
 
@@ -61,19 +61,29 @@ class _Visit:
         return self.gap("conntrack", found.reason) if isinstance(found, Missing) else found
 
 
+def begin_listing(ns: Netns) -> Listing:
+    """Start the tools that list a namespace's rules, so that they run while tables are read, here or elsewhere.
+
+    Raises PrivilegeError, NamespaceGone.
+    """
+    listing = Listing()
+    run_in(ns, lambda: listing.start(ns))
+    return listing
+
+
 def read_namespace(
-    ns: Netns, channel: Channel, *, name: str, kind: str, flow: Flow | None = None
+    ns: Netns, channel: Channel, *, name: str, kind: str, flow: Flow | None = None, listing: Listing | None = None
 ) -> tuple[Namespace, tuple[Gap, ...]]:
     """Read every table of a namespace; `channel` is a netlink socket that was opened in it.
 
-    What cannot be read becomes Missing with its reason, and a gap. Raises PrivilegeError, NamespaceGone.
+    `listing` is that of its rules, if it was begun already; it is ended here in any case. What cannot be read becomes
+    Missing with its reason, and a gap. Raises PrivilegeError, NamespaceGone.
     """
     visit = _Visit(ns, channel, name, flow)
+    listing = listing or begin_listing(ns)
 
     def work() -> Namespace:
-        listing = Listing()
         try:
-            listing.start(ns)
             device_sysctls: dict[str, str] = {}
 
             def links() -> tuple[Link, ...]:
@@ -108,18 +118,17 @@ def read_namespace(
 
 
 def read_again(
-    before: Namespace, ns: Netns, channel: Channel, *, flow: Flow | None = None
+    before: Namespace, ns: Netns, channel: Channel, *, flow: Flow | None = None, listing: Listing | None = None
 ) -> tuple[Namespace, tuple[Gap, ...]]:
     """Read what a probe may have changed: links, neighbours, conntrack, counters, and the rules with theirs.
 
     Everything else is carried over. Raises as `read_namespace` does.
     """
     visit = _Visit(ns, channel, before.name, flow)
+    listing = listing or begin_listing(ns)
 
     def work() -> Namespace:
-        listing = Listing()
         try:
-            listing.start(ns)
             return replace(
                 before,
                 links=visit.table("links", lambda: read_links(channel)[0]),

@@ -32,9 +32,10 @@ FAMILIES = {AF_INET: 4, AF_INET6: 6}
 RTM_F_CLONED = 0x200
 RTA_DST, RTA_PREFSRC, RTA_NH_ID = 1, 7, 30
 FRA_DSCP = 25
+NDA_DST = 1
 NTF_SELF, NTF_PROXY = 0x02, 0x08
 FIB_RULE_INVERT = 0x2
-ROUTE_HEADER_BYTES = RULE_HEADER_BYTES = 28
+ROUTE_HEADER_BYTES = RULE_HEADER_BYTES = NEIGHBOUR_HEADER_BYTES = 28
 NEXTHOP_HEADER_BYTES = 24
 UNSET = 0xFFFFFFFF
 
@@ -116,11 +117,11 @@ def parse_address(message: bytes) -> Address:
     msg = ifaddrmsg(message)
     msg.decode()
     attrs = dict(msg["attrs"])
-    outer, local = attrs.get("IFA_ADDRESS"), attrs.get("IFA_LOCAL")
-    own = local or outer
+    outer: str = attrs.get("IFA_ADDRESS") or attrs["IFA_LOCAL"]
+    own: str = attrs.get("IFA_LOCAL") or outer
     flags = attrs.get("IFA_FLAGS")
     flags = msg["flags"] if flags is None else flags
-    pair = local is not None and outer is not None and local != outer
+    pair = own != outer
     length: int = msg["prefixlen"]
     # The prefix of a point-to-point address belongs to its peer: the local side covers itself only.
     single = 32 if FAMILIES[msg["family"]] == 4 else 128
@@ -293,13 +294,21 @@ def _unless_unset(value: int | None) -> int | None:
 
 
 def read_neighbours(channel: Channel) -> tuple[Neighbour, ...]:
-    """Read the ARP and NDP entries, then the addresses that are answered for (proxies)."""
+    """Read the ARP and NDP entries, then the addresses that are answered for (proxies).
+
+    Entries of multicast groups are left out: their MAC address is computed (arp_mc_map), never asked for.
+    """
     return tuple(
         parse_neighbour(message)
         for flags in (0, NTF_PROXY)
         for message in channel.dump(RTM_GETNEIGH, struct.pack("=BxxxiHBB", 0, 0, 0, flags, 0))
-        if message[16] in FAMILIES
+        if message[16] in FAMILIES and not _is_group(message)
     )
+
+
+def _is_group(message: bytes) -> bool:
+    address = attribute(message, NDA_DST, offset=NEIGHBOUR_HEADER_BYTES)
+    return address is not None and (address[0] == 0xFF if len(address) == 16 else address[0] >> 4 == 0xE)
 
 
 def parse_neighbour(message: bytes) -> Neighbour:
@@ -311,7 +320,7 @@ def parse_neighbour(message: bytes) -> Neighbour:
     attrs = dict(msg["attrs"])
     return Neighbour(
         ifindex=msg["ifindex"],
-        address=ip_address(attrs.get("NDA_DST")),
+        address=ip_address(attrs["NDA_DST"]),
         mac=attrs.get("NDA_LLADDR"),
         state=NUD_STATES.get(msg["state"], f"{msg['state']:#x}"),
         proxy=bool(msg["flags"] & NTF_PROXY),

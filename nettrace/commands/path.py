@@ -198,6 +198,11 @@ def look(collector: Collector, flow: Flow) -> tuple[Snapshot, Trace]:
     for netns in (flow.src.netns, collector.host.inode, flow.dst.netns):
         if netns is not None:
             collector.read(netns)
+    for container in collector.snapshot().intent.containers:
+        # The packet should get there even where a broken rule leads the walk elsewhere: remedies are proved with it.
+        meant = any((port.host_port, port.proto) == (flow.dport, flow.proto.value) for port in container.ports)
+        if meant and container.netns is not None and flow.dst.netns in (None, collector.host.inode):
+            collector.read(container.netns)
     before = collector.snapshot()
     trace = predict(before, flow)
     for _round in range(MAX_ROUNDS):

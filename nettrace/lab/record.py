@@ -5,10 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +15,6 @@ from nettrace.replay import Run
 
 if TYPE_CHECKING:
     from nettrace.commands.path import Answer
-    from nettrace.lab import Lab
 
 CASES = Path("fixtures/cases")
 

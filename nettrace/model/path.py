@@ -50,7 +50,11 @@ class Role(StrEnum):
 
 
 class Point(Model):
-    """A device where the packet can be listened for. `id` reads "<namespace>/<device>", and is unique in a trace."""
+    """A device where the packet can be listened for. `id` reads "<namespace>/<device>", and is unique in a trace.
+
+    `mac` is what frames must be addressed to for the device to take them, None where that does not matter (bridge
+    ports, loopback).
+    """
 
     id: str
     role: Role
@@ -59,6 +63,7 @@ class Point(Model):
     device: str
     ifindex: int
     segment: Segment
+    mac: str | None = None
 
 
 class Ref(Model):
@@ -140,9 +145,10 @@ class StepKind(StrEnum):
 class Step(Model):
     """One decision of the kernel, and the object it was made with.
 
-    `text` says it in one line. Of the object fields, the one that belongs to `kind` is set: `route` and `rule` for
-    ROUTE, `neighbour` for NEIGHBOUR, `hook` for HOOK, `link` for XMIT and RECEIVE, `fdb` for BRIDGE, `socket` for
-    LOCAL, `sysctl` ("name = value") for RP_FILTER and FORWARD. `packet` is the packet as it leaves the step.
+    `text` says it in one line. `open_ended` marks a next hop whose holder cannot be seen from this host. Of the
+    object fields, the one that belongs to `kind` is set: `route` and `rule` for ROUTE, `neighbour` for NEIGHBOUR,
+    `hook` for HOOK, `link` for XMIT and RECEIVE, `fdb` for BRIDGE, `socket` for LOCAL, `sysctl` ("name = value") for
+    RP_FILTER and FORWARD. `packet` is the packet as it leaves the step.
     """
 
     kind: StepKind
@@ -164,6 +170,7 @@ class Step(Model):
     socket: Socket | None = None
     sysctl: str | None = None
     next_hop: IPAddress | None = None
+    open_ended: bool = False
 
 
 class LegEnd(StrEnum):

@@ -222,6 +222,7 @@ def _choose_address(s: Skb, expr: Nat, reply: Tuple5, wish: _Wish, old: IPAddres
     if wish.low == wish.high:
         return address(s.fam, wish.low)
     width = 4 if s.fam == 4 else 16
+    source_side = s.hook not in _DST_HOOKS
     source = reply.dst.packed
     words = [int.from_bytes(source[at : at + 4], sys.byteorder) for at in range(0, width, 4)]
     words += [0] * (4 - len(words))
@@ -241,7 +242,8 @@ def _choose_address(s: Skb, expr: Nat, reply: Tuple5, wish: _Wish, old: IPAddres
         if part != most:
             full = True
         if not expr.persistent:
-            value ^= far[at // 4]
+            # The destination is rewritten in place: the kernel mixes in what it has just chosen.
+            value ^= far[at // 4] if source_side else int.from_bytes(out[at : at + 4], sys.byteorder)
     return address(s.fam, int.from_bytes(out, "big"))
 
 

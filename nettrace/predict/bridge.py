@@ -106,6 +106,16 @@ def egress(
         return Choice(text="the namespace behind a port was not read", needs=owner)
     if spoke and owner is not None and entry is not None and "sticky" not in entry.flags:
         return _deliverable(bridge, source, owner, Choice(text=f"{dst_mac} is behind {owner.name}", port=owner))
+    static = entry is not None and ("permanent" in entry.state or "static" in (entry.state, *entry.flags))
+    if entry is not None and static and owner is not None and entry.ifindex not in (owner.ifindex, None):
+        out = view.links.get(entry.ifindex, owner)
+        return Choice(
+            text=f"a static entry sends {dst_mac} out of {out.name}, but it is behind {owner.name}",
+            port=out,
+            entry=entry,
+            reason=Reason.FDB_WRONG_PORT,
+            right_port=owner,
+        )
     if source is not None and entry is not None and entry.ifindex == source.ifindex:
         info = source.port or BridgePort()
         if not info.hairpin:
@@ -118,15 +128,6 @@ def egress(
         return Choice(text=f"back out of {source.name} (hairpin)", port=source, entry=entry)
     if entry is not None and entry.ifindex in view.links:
         out = view.links[entry.ifindex]
-        static = "permanent" in entry.state or "static" in entry.state or "static" in entry.flags
-        if static and owner is not None and owner.ifindex != out.ifindex:
-            return Choice(
-                text=f"a static entry sends {dst_mac} out of {out.name}, but it is behind {owner.name}",
-                port=out,
-                entry=entry,
-                reason=Reason.FDB_WRONG_PORT,
-                right_port=owner,
-            )
         chosen = owner if owner is not None and not static else out
         return _deliverable(
             bridge, source, chosen, Choice(text=f"{dst_mac} is behind {chosen.name}", port=chosen, entry=entry)
@@ -135,6 +136,10 @@ def egress(
         if not (owner.port or BridgePort()).unicast_flood:
             return Choice(text=f"{owner.name} takes no unknown unicast (flood off)", port=owner, reason=Reason.NO_FLOOD)
         return _deliverable(bridge, source, owner, Choice(text=f"flooded to {owner.name}", port=owner))
+    flooded = _owner_port(world, view, ports, None, dst) if dst_mac is not None else None
+    if isinstance(flooded, Link):
+        # Nobody has that MAC: the frame is flooded, and shows at the port of the address's owner, who ignores it.
+        return _deliverable(bridge, source, flooded, Choice(text=f"flooded to {flooded.name}", port=flooded))
     outer = [port for port in ports if port.kind not in ("veth",) or view.peer(port) is None]
     if outer:
         return _deliverable(

@@ -98,5 +98,6 @@ class Places:
                 device=link.name,
                 ifindex=link.ifindex,
                 segment=self.device(view, link),
+                mac=link.mac if link.master is None and not link.loopback else None,
             )
         return identity

@@ -401,7 +401,8 @@ class _Walk:
                 return answer.mac
         if answer.how is not neigh.Resolved.NO_ARP:
             whose = f" is {answer.mac}" if answer.mac else " is resolved on the link"
-            self._add(Step(text=f"next hop {address}{whose}", **facts))
+            beyond = answer.how is neigh.Resolved.BEYOND and answer.mac is None
+            self._add(Step(text=f"next hop {address}{whose}", open_ended=beyond, **facts))
         return answer.mac
 
     def _open_ended(self, view: View, out: Link) -> bool:

@@ -100,6 +100,18 @@ from nettrace.rules.mtu import (
     veth_mismatch as mtu_veth_mismatch,
 )
 from nettrace.rules.nat import (
+    dnat_missing as nat_dnat_missing,
+)
+from nettrace.rules.nat import (
+    dnat_shadowed as nat_dnat_shadowed,
+)
+from nettrace.rules.nat import (
+    dnat_stale as nat_dnat_stale,
+)
+from nettrace.rules.nat import (
+    hairpin_missing as nat_hairpin_missing,
+)
+from nettrace.rules.nat import (
     masquerade_missing as nat_masquerade_missing,
 )
 from nettrace.rules.nat import (
@@ -120,6 +132,12 @@ from nettrace.rules.port import (
 from nettrace.rules.port import (
     not_listening as port_not_listening,
 )
+from nettrace.rules.port import (
+    not_published as port_not_published,
+)
+from nettrace.rules.port import (
+    published_on_loopback as port_published_on_loopback,
+)
 from nettrace.rules.remote import (
     no_reply as remote_no_reply,
 )
@@ -130,10 +148,25 @@ from nettrace.rules.route import (
     blackhole as route_blackhole,
 )
 from nettrace.rules.route import (
+    default_hijacked as route_default_hijacked,
+)
+from nettrace.rules.route import (
+    gateway_is_local as route_gateway_is_local,
+)
+from nettrace.rules.route import (
     loop as route_loop,
 )
 from nettrace.rules.route import (
     missing as route_missing,
+)
+from nettrace.rules.route import (
+    policy_rule as route_policy_rule,
+)
+from nettrace.rules.route import (
+    reply_asymmetric as route_reply_asymmetric,
+)
+from nettrace.rules.route import (
+    subnet_overlap as route_subnet_overlap,
 )
 from nettrace.rules.route import (
     wrong_device as route_wrong_device,
@@ -194,6 +227,10 @@ RULES: tuple[Rule, ...] = (
     mtu_black_hole.RULE,
     mtu_mismatch.RULE,
     mtu_veth_mismatch.RULE,
+    nat_dnat_missing.RULE,
+    nat_dnat_shadowed.RULE,
+    nat_dnat_stale.RULE,
+    nat_hairpin_missing.RULE,
     nat_masquerade_missing.RULE,
     nat_masquerade_shadowed.RULE,
     nat_return_route_missing.RULE,
@@ -201,11 +238,18 @@ RULES: tuple[Rule, ...] = (
     neigh_unresolved.RULE,
     port_listens_on_loopback.RULE,
     port_not_listening.RULE,
+    port_not_published.RULE,
+    port_published_on_loopback.RULE,
     remote_no_reply.RULE,
     remote_rejected.RULE,
     route_blackhole.RULE,
+    route_default_hijacked.RULE,
+    route_gateway_is_local.RULE,
     route_loop.RULE,
     route_missing.RULE,
+    route_policy_rule.RULE,
+    route_reply_asymmetric.RULE,
+    route_subnet_overlap.RULE,
     route_wrong_device.RULE,
     route_wrong_gateway.RULE,
     sysctl_arp_ignore.RULE,

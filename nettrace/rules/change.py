@@ -18,6 +18,7 @@ from nettrace.model.snapshot import (
     Neighbour,
     NetfilterDump,
     NextHop,
+    PolicyRule,
     Route,
     Snapshot,
 )
@@ -102,6 +103,27 @@ def default_route(gateway: IPAddress, ifindex: int) -> Route:
 def delete_route(netns: int, route: Route) -> Change:
     """Delete a route."""
     return _section("routes", netns, lambda rows: (row for row in rows if row != route))
+
+
+def delete_policy_rule(netns: int, rule: PolicyRule) -> Change:
+    """Delete a row of `ip rule`."""
+    return _section("rules", netns, lambda rows: (row for row in rows if row != rule))
+
+
+def delete_address(netns: int, address: Address) -> Change:
+    """Delete an address with the local and connected routes that came with it."""
+    held = address.address
+
+    def stays(route: Route) -> bool:
+        own = any(hop.ifindex == address.ifindex for hop in route.nexthops)
+        local = route.kind == "local" and route.dst.network_address == held.ip
+        connected = route.scope == "link" and route.dst == held.network and route.prefsrc in (None, held.ip)
+        return not (own and (local or connected))
+
+    return together(
+        _section("addresses", netns, lambda rows: (row for row in rows if row != address)),
+        _section("routes", netns, lambda rows: (row for row in rows if stays(row))),
+    )
 
 
 def add_address(netns: int, address: Address) -> Change:

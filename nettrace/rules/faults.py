@@ -105,7 +105,7 @@ def filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
     if hook is Hook.INPUT:
         return "filter.input-drop"
     if hook is Hook.FORWARD and ref.index is None and ref.chain == "FORWARD":
-        missing = engine_rules(case, step.netns, ref)
+        missing = engine_rules(case, step, ref)
         if missing is not None:
             return missing
         return "filter.forward-policy-drop"
@@ -177,12 +177,12 @@ def _split(case: Case, step: Step, ref: RuleRef) -> bool:
     return bool(backends) and ref.backend not in backends
 
 
-def engine_rules(case: Case, netns: int, ref: RuleRef) -> str | None:
+def engine_rules(case: Case, step: Step, ref: RuleRef) -> str | None:
     """Tell whether the engine's forward rules are gone or bypassed; None when they are in place or none is meant."""
     engine = case.engine
     if engine is None or engine.name not in ("docker", "lab") or engine.iptables is False:
         return None
-    table = case.world.views[netns].ruleset.table(ref.backend, ref.family, "filter")
+    table = case.world.views[step.netns].ruleset.table(ref.backend, ref.family, "filter")
     if table is None or not any(network.bridge for network in case.before.intent.networks):
         return None
     chains = [chain for name, chain in table.chains.items() if name.startswith("DOCKER") and name != "DOCKER-USER"]
@@ -195,12 +195,22 @@ def engine_rules(case: Case, netns: int, ref: RuleRef) -> str | None:
         or any(re.search(rf"-[io] {re.escape(bridge)}(?: |$)", rule.ref.text) for bridge in bridges)
     ]
     filled = any(chain.rules for chain in chains if chain.base is None and not _only_returns(chain.rules))
-    if not own and filled:
+    modern = "DOCKER-FORWARD" in table.chains
+    if not own:
+        # Up to Docker 27 the accepts stand in FORWARD itself; later it holds two jumps alone.
+        if modern and filled:
+            return "filter.docker-chains-bypassed"
+        return "filter.docker-rules-missing" if chains or engine.name == "docker" else None
+    out = f"-o {step.device}"
+    name = "DOCKER-FORWARD" if modern else "DOCKER"
+    jumps = [rule.ref.text for rule in own if rule.ref.text.endswith(f"-j {name}")]
+    target = table.chains.get(name)
+    if target is None:
+        return None
+    if modern and not jumps and target.rules:
         return "filter.docker-chains-bypassed"
-    if not own and not filled and (chains or engine.name == "docker"):
-        return "filter.docker-rules-missing"
-    jumps = [rule for rule in own if "-j DOCKER" in rule.ref.text]
-    if not jumps and filled and any(name == "DOCKER-FORWARD" for name in table.chains):
+    meant = any(f" {out} " in rule.ref.text for rule in target.rules)
+    if not modern and meant and not any(out in text or " -o " not in text for text in jumps):
         return "filter.docker-chains-bypassed"
     return None
 

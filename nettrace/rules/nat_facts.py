@@ -21,7 +21,6 @@ from nettrace.rules.change import append_rule
 from nettrace.rules.faults import attachment, intent_evidence
 from nettrace.rules.wording import wire_evidence
 
-
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "icmpv6": 58, "sctp": 132}
 
 

@@ -11,18 +11,15 @@ from nettrace.model.flow import Packet, Proto
 from nettrace.model.intent import Container, PublishedPort
 from nettrace.model.netfilter import Hook, NatResult, RuleRef
 from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
-from nettrace.model.verdict import Basis, Evidence
+from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Nat
 from nettrace.predict import route as routing
 from nettrace.predict.world import View
 from nettrace.rules.base import Change, Hit, Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule
-from nettrace.rules.faults import intent_evidence, view_of
+from nettrace.rules.faults import intent_evidence
 from nettrace.rules.wording import errno_evidence, wire_evidence
-
-#: Stops of a packet that meant a published port and was taken for the host's own.
-HOST_STOPS = (Reason.NOT_LISTENING, Reason.FILTERED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +124,7 @@ def dnat_rules(host: View, want: Wanted) -> tuple[list[RuleRef], list[RuleRef]]:
     wrong: list[RuleRef] = []
     family = "ip" if want.target.version == 4 else "ip6"
     port = re.compile(rf"dport {want.port.host_port}(?!\d)")
-    proto = re.compile(rf"(?:-p|\b){'' if want.port.proto == 'tcp' else ' ?'}\s*{want.port.proto}\b")
+    proto = re.compile(rf"\b{want.port.proto}\b")
     leads = re.compile(rf"(?<![\d.:a-f]){re.escape(str(want.target))}(?![\d.a-f])")
     for table in host.ruleset.tables:
         if table.family not in (family, "inet"):
@@ -182,7 +179,7 @@ def publish_hit(
         at=f"{ask.host.name}/{device}" if device else ask.host.name,
         evidence=(*evidence, *meant, *_heard(case), *errno_evidence(case), *wire_evidence(case, blocker)),
         mend=mend,
-        basis=Basis.BOTH if blocker.basis is Basis.BOTH else blocker.basis,
+        basis=blocker.basis,
         blocker=blocker,
         segment=segment,
         device=device,
@@ -191,8 +188,6 @@ def publish_hit(
 
 
 def _heard(case: Case) -> tuple[Evidence, ...]:
-    from nettrace.model.verdict import EvidenceKind
-
     return tuple(
         Evidence(kind=EvidenceKind.PACKET, ref=each.point, text=f"{each.packet.src} answered with a TCP reset")
         for each in case.correlation.resets[:1]
@@ -302,6 +297,5 @@ __all__ = [
     "published_text",
     "restart_command",
     "taken_for_host",
-    "view_of",
     "wanted",
 ]

@@ -413,6 +413,8 @@ class _Judge:
         if want.reject == "tcp-reset":
             return None if sight.reset else "was rejected otherwise"
         code = _REJECTS.get(want.reject)
+        if want.reject == "time-exceeded":
+            code = (11, 0) if want.packet.family == 4 else (3, 0)
         if sight.reset:
             return "was reset"
         seen = (sight.packet.icmp_type, sight.packet.icmp_code)

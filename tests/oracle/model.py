@@ -83,8 +83,11 @@ class Router:
         if oif == "local":
             state.kind = "local" if self._hook(Hook.INPUT, state, iif, None) else state.kind
             return state
-        if rig.address_type(state.packet.dst, None) != "UNICAST" or state.packet.ttl <= 1:
+        if rig.address_type(state.packet.dst, None) != "UNICAST":
             state.kind = "none"
+            return state
+        if state.packet.ttl <= 1:
+            state.kind, state.reject = "reject", "time-exceeded"
             return state
         state.packet = msgspec.structs.replace(state.packet, ttl=state.packet.ttl - 1)
         if self._hook(Hook.FORWARD, state, iif, oif) and self._hook(Hook.POSTROUTING, state, iif, oif):

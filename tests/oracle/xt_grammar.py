@@ -69,9 +69,11 @@ class Grammar:
         """A negation now and then."""
         return "! " if self.random.random() < 0.25 else ""
 
-    def device(self) -> str:
-        """An interface name, perhaps with a wildcard."""
-        return self.random.choice(("cl0", "sv0", "cl+", "s+", "lo", "eth9", "+"))
+    def interface(self, option: str) -> str:
+        """A match of an interface, perhaps with a wildcard."""
+        device = self.random.choice(("cl0", "sv0", "cl+", "s+", "lo", "eth9", "+"))
+        # iptables-save prints "! -i +", which never matches, as no match at all.
+        return f"{self.flag() if device != '+' else ''}{option} {device}"
 
     # --- matches
 
@@ -85,9 +87,9 @@ class Grammar:
         if random.random() < 0.4:
             parts.append(f"{self.flag()}-d {self.net()}")
         if random.random() < 0.3 and not hooks & {"OUTPUT", "POSTROUTING"}:
-            parts.append(f"{self.flag()}-i {self.device()}")
+            parts.append(self.interface("-i"))
         if random.random() < 0.3 and not hooks & {"PREROUTING", "INPUT"}:
-            parts.append(f"{self.flag()}-o {self.device()}")
+            parts.append(self.interface("-o"))
         if random.random() < 0.45:
             proto = random.choice(("tcp", "udp", self.icmp))
             if random.random() < 0.12:

@@ -20,7 +20,15 @@ from nettrace.rules.change import Change, add_address, add_route, default_route,
 from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence
 from nettrace.rules.wording import enter
 
-REASONS = (Reason.NO_ROUTE, Reason.NO_SOURCE_ADDRESS, Reason.NEIGHBOUR_FAILED, Reason.OTHERHOST, Reason.NOT_LOCAL)
+REASONS = (
+    Reason.NO_ROUTE,
+    Reason.NO_SOURCE_ADDRESS,
+    Reason.NEIGHBOUR_FAILED,
+    Reason.OTHERHOST,
+    Reason.NOT_LOCAL,
+    Reason.RP_FILTER,
+    Reason.FORWARDING_OFF,
+)
 
 
 def check(case: Case) -> Result:

@@ -10,9 +10,15 @@ Known limits: only judged where the engine is known and manages iptables.
 
 from __future__ import annotations
 
-from nettrace.rules.base import Result, fired, rule
+import re
+
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import FilterWords, filter_hits
+from nettrace.rules.nat_facts import leaving, nat_hit
+
+#: Chains and tables of Docker and Podman.
+ENGINE_CHAIN = re.compile(r"DOCKER|NETAVARK|nat-prerouting-and-output")
 
 WORDS = FilterWords(
     title="the engine's own forwarding rules are gone",
@@ -26,8 +32,27 @@ WORDS = FilterWords(
 
 
 def check(case: Case) -> Result:
-    """Fire for each stop that is this fault."""
-    return fired(*filter_hits(case, "filter.docker-rules-missing", WORDS))
+    """Fire for each stop that is this fault, and when the packet leaves untranslated because nothing at all is left."""
+    return fired(*filter_hits(case, "filter.docker-rules-missing", WORDS), _nothing_left(case))
+
+
+def _nothing_left(case: Case) -> Hit | None:
+    out = leaving(case)
+    engine = case.engine
+    if out is None or out.translated or not out.meant or engine is None or engine.iptables is False:
+        return None
+    tables = case.world.views[out.netns].ruleset.tables
+    if out.network is None or any(ENGINE_CHAIN.match(name) for table in tables for name in table.chains):
+        return None
+    return nat_hit(
+        case,
+        out,
+        title="the engine's own rules are gone, address translation among them",
+        explanation=f"No table holds a rule of the engine any more, so the packet leaves {out.device} as "
+        f"{out.packet.src}, which nobody can answer.",
+        summary=WORDS.summary,
+        mend=Mend(summary=WORDS.summary, commands=WORDS.commands),
+    )
 
 
 RULE = rule("filter.docker-rules-missing", check, rank=58, needs=("netfilter",))

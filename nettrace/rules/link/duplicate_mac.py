@@ -9,6 +9,7 @@ Known limits: segments beyond this host cannot be seen.
 
 from __future__ import annotations
 
+from nettrace.model.path import Segment
 from nettrace.model.snapshot import Link
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
@@ -47,6 +48,7 @@ def check(case: Case) -> Result:
                     ),
                     basis=case.blockers[0].basis,
                     blocker=case.blockers[0],
+                    segment=Segment.BRIDGE,
                 )
             )
     return fired()

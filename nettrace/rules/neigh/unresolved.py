@@ -9,18 +9,18 @@ Known limits: causes that nettrace can see (a device down, a lost address, arp_i
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason
+from nettrace.model.path import Reason, Step, StepKind
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.faults import blockers, last_route, view_of
+from nettrace.rules.faults import blockers, last_route, lost_on_wire, view_of
 from nettrace.rules.wording import place, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
     """Fire when the next hop stays unresolved."""
     hits = []
-    for blocker, step in blockers(case, Reason.NEIGHBOUR_FAILED):
+    for blocker, step in blockers(case, Reason.NEIGHBOUR_FAILED, Reason.ARP_IGNORED):
         view = view_of(case, step)
         asked = [each for each in case.correlation.arp_unanswered if each.packet.dst == step.next_hop]
         heard = tuple(
@@ -33,8 +33,7 @@ def check(case: Case) -> Result:
         hits.append(
             Hit(
                 title=f"nobody answers for {step.next_hop} on {step.device}",
-                explanation=f"{view.name} must hand the packet to {step.next_hop} on {step.device}, "
-                "and nobody there answers for that address.",
+                explanation=f"{view.name} must hand the packet to {step.next_hop} on {step.device}: {step.text}.",
                 at=place(case, step),
                 evidence=(
                     *heard,
@@ -49,7 +48,55 @@ def check(case: Case) -> Result:
                 blocker=blocker,
             )
         )
-    return fired(*hits)
+    return fired(*hits, *_unanswered(case))
+
+
+def _unanswered(case: Case) -> list[Hit]:
+    """Return the findings of next hops beyond this host's sight that were asked for in vain."""
+    hits = []
+    for blocker in lost_on_wire(case):
+        for step in case.steps(blocker.direction):
+            view = case.view(step.netns)
+            if step.kind is not StepKind.NEIGHBOUR or view is None or not _asked_in_vain(case, step):
+                continue
+            hits.append(
+                Hit(
+                    title=f"nobody answers for {step.next_hop} on {step.device}",
+                    explanation=f"{view.name} must hand the packet to {step.next_hop} on {step.device}, "
+                    "and nobody there answers for that address.",
+                    at=f"{view.name}/{step.device}",
+                    evidence=(
+                        Evidence(
+                            kind=EvidenceKind.NEIGHBOUR,
+                            ref=view.name,
+                            text=f"{step.next_hop} dev {step.device}: asked for, no answer",
+                        ),
+                        *wire_evidence(case, blocker),
+                    ),
+                    mend=Mend(
+                        summary="Correct the next hop, or bring up whoever should hold the address.",
+                        commands=(f"ip neigh show {step.next_hop}", f"ip route get {step.packet.dst}"),
+                    ),
+                    basis=blocker.basis,
+                    blocker=blocker,
+                    segment=step.segment,
+                    device=step.device,
+                    netns=view.id,
+                )
+            )
+            break
+    return hits
+
+
+def _asked_in_vain(case: Case, step: Step) -> bool:
+    """Tell whether a step's next hop was asked for and did not answer, by the wire or by the kernel's own table."""
+    if any(each.packet.dst == step.next_hop for each in case.correlation.arp_unanswered):
+        return True
+    later = case.world_after.view(step.netns) if case.world_after is not None else None
+    if later is None or step.next_hop is None:
+        return False
+    entry = later.neighbours.get((step.ifindex or 0, step.next_hop))
+    return entry is not None and entry.state in ("FAILED", "INCOMPLETE")
 
 
 RULE = rule("neigh.unresolved", check, rank=90, needs=("neighbours",))

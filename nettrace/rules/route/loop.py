@@ -9,7 +9,8 @@ Known limits: loops beyond this host show as an ICMP error from there.
 
 from __future__ import annotations
 
-from nettrace.model.path import Direction, Reason, Segment
+from nettrace.model.observe import SightingKind, Way
+from nettrace.model.path import Direction, Reason, Segment, StepKind
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -38,21 +39,17 @@ def check(case: Case) -> Result:
                 blocker=blocker,
             )
         )
-    exceeded = TIME_EXCEEDED[0 if case.flow.family == 4 else 1]
-    expired = [each for each in case.correlation.errors if (each.packet.icmp_type, each.packet.icmp_code) == exceeded]
-    if not hits and expired and case.blockers:
-        first = expired[0]
+    seen = _back_again(case)
+    if not hits and seen is not None and case.blockers:
+        kind, point, text = seen
         hits.append(
             Hit(
-                title=f"the packet runs in a circle beyond this host, says {first.packet.src}",
-                explanation=f"{first.packet.src} answered that the packet's TTL ran out: routers beyond this host send "
-                "it round and round.",
-                at=first.point,
-                evidence=(
-                    Evidence(kind=EvidenceKind.ICMP, ref=first.point, text=f"time exceeded, from {first.packet.src}"),
-                ),
+                title="the packet runs in a circle beyond this host",
+                explanation=f"Routers beyond this host send the packet round and round: {text}.",
+                at=point,
+                evidence=(Evidence(kind=kind, ref=point, text=text),),
                 mend=Mend(
-                    summary=f"Ask whoever runs {first.packet.src} about its route to {case.flow.dst.address}.",
+                    summary=f"Ask whoever runs the next router about its route to {case.flow.dst.address}.",
                     commands=(f"traceroute -n {case.flow.dst.address}",),
                 ),
                 basis=case.blockers[0].basis,
@@ -62,6 +59,22 @@ def check(case: Case) -> Result:
             )
         )
     return fired(*hits)
+
+
+def _back_again(case: Case) -> tuple[EvidenceKind, str, str] | None:
+    """Return what shows a loop beyond this host: its error, or the probe itself coming in where it had left."""
+    exceeded = TIME_EXCEEDED[0 if case.flow.family == 4 else 1]
+    for each in case.correlation.errors:
+        if (each.packet.icmp_type, each.packet.icmp_code) == exceeded:
+            return EvidenceKind.ICMP, each.point, f"{each.packet.src} answered that the packet's TTL ran out"
+    leave = next((step for step in case.steps(Direction.FORWARD) if step.kind is StepKind.LEAVE), None)
+    view = case.view(leave.netns) if leave is not None else None
+    for each in case.observation.sightings if case.observation is not None else ():
+        if leave is None or view is None or each.kind is not SightingKind.PROBE or each.way is not Way.IN:
+            continue
+        if each.point == f"{view.name}/{leave.device}":
+            return EvidenceKind.PACKET, each.point, f"the probe came back in by {leave.device}, where it had left"
+    return None
 
 
 RULE = rule("route.loop", check, rank=52, needs=("routes",))

@@ -9,7 +9,7 @@ Known limits: cached neighbour entries hide the fault until they expire.
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason
+from nettrace.model.path import Reason, Segment
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import set_sysctls
@@ -38,6 +38,7 @@ def check(case: Case) -> Result:
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
+                segment=Segment.BRIDGE if step.netns != case.world.host else None,
             )
         )
     return fired(*hits)

@@ -41,7 +41,34 @@ def check(case: Case) -> Result:
                 blocker=blocker,
             )
         )
-    return fired(*hits)
+    return fired(*hits, *_at_source(case))
 
 
-RULE = rule("sysctl.ipv6-disabled", check, rank=39, needs=("sysctls",))
+def _at_source(case: Case) -> list[Hit]:
+    """Return the finding for a source whose interface lost its IPv6 address because IPv6 is off there."""
+    view = case.view(case.flow.src.netns)
+    if case.flow.family != 6 or view is None:
+        return []
+    for blocker, step in blockers(case, Reason.NO_ROUTE, Reason.NO_SOURCE_ADDRESS):
+        for link in view.links.values():
+            if step.netns != view.id or link.loopback or not view.conf(6, link.name, "disable_ipv6", 0):
+                continue
+            name = f"net.ipv6.conf.{link.name}.disable_ipv6"
+            return [
+                Hit(
+                    title=f"IPv6 is off on {link.name}",
+                    explanation=f"{name} is 1 in {view.name}, so {link.name} has no IPv6 address and no IPv6 route.",
+                    at=f"{view.name}/{link.name}",
+                    evidence=(sysctl_evidence(view, f"{name} = 1"), *wire_evidence(case, blocker)),
+                    mend=Mend(
+                        summary="Switch IPv6 on again; the address comes back when the container is reconnected.",
+                        commands=(f"{enter(case, view.id)}sysctl -w {name}=0",),
+                    ),
+                    basis=blocker.basis,
+                    blocker=blocker,
+                )
+            ]
+    return []
+
+
+RULE = rule("sysctl.ipv6-disabled", check, rank=29, needs=("sysctls",))

@@ -1,0 +1,98 @@
+"""A published port has no DNAT rule that the packet meets.
+
+What it reports: the engine publishes the port, but no rule translates the packet to the container.
+Why traffic stops: the host takes the packet for its own, and nothing listens there.
+Proof: the engine's published port; the nat table without a rule for it, or without a jump to it; the reset or error.
+Remedy: restart the container, so that the engine writes the rule again.
+Known limits: where a userland proxy listens in the rule's place, traffic passes and nothing is reported.
+"""
+
+from __future__ import annotations
+
+from nettrace.correlate import Blocker
+from nettrace.model.netfilter import Hook
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import append_rule
+from nettrace.rules.publish_facts import (
+    Asked,
+    Wanted,
+    add_rule_mend,
+    asked,
+    by_own_bridge,
+    chosen_first,
+    dnat_rule,
+    dnat_rules,
+    nat_table,
+    publish_hit,
+    taken_for_host,
+    wanted,
+)
+from nettrace.rules.wording import rule_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when a packet for a published port is taken for the host's own because no rule translates it."""
+    ask, want = asked(case), wanted(case)
+    if ask is None or want is None or not want.fits or ask.nat is not None:
+        return fired()
+    right, wrong = dnat_rules(ask.host, want)
+    if wrong or (right and (by_own_bridge(ask, want) or chosen_first(case, ask) is not None)):
+        return fired()
+    hits = []
+    for blocker in taken_for_host(case, ask.host):
+        port = f"{want.port.host_port}/{want.port.proto}"
+        if right:
+            hook = Hook.PREROUTING if ask.incoming is not None else Hook.OUTPUT
+            hits.append(
+                publish_hit(
+                    case,
+                    ask,
+                    blocker,
+                    title=f"no rule leads from nat {hook.value.upper()} to the DNAT of the published port {port}",
+                    explanation=f"{want.container.name} publishes {port}, and the rule for it stands in "
+                    f"{right[0].chain}, but nothing in {hook.value.upper()} jumps there, so {ask.host.name} takes "
+                    "the packet for its own.",
+                    mend=_jump_mend(case, ask, want, hook),
+                    want=want,
+                    evidence=rule_evidence(case, ask.host.id, right[0]),
+                )
+            )
+            continue
+        hits.append(_missing(case, ask, want, port, blocker))
+    return fired(*hits)
+
+
+def _missing(case: Case, ask: Asked, want: Wanted, port: str, blocker: Blocker) -> Hit:
+    return publish_hit(
+        case,
+        ask,
+        blocker,
+        title=f"the published port {port} has no DNAT rule",
+        explanation=f"{want.container.name} publishes {port}, but no rule translates packets for it to "
+        f"{want.target}:{want.port.container_port}, so {ask.host.name} takes them for its own.",
+        mend=add_rule_mend(
+            case, ask, want, dnat_rule(want), "Restart the container, so that the engine writes the rule again."
+        ),
+        want=want,
+    )
+
+
+def _jump_mend(case: Case, ask: Asked, want: Wanted, hook: Hook) -> Mend:
+    summary = "Restart the engine, so that it writes the jump again, and find what deleted it."
+    place = nat_table(ask.host, case.flow.family)
+    if place is None:
+        return Mend(summary=summary, commands=("systemctl restart docker",))
+    backend, family, tool = place
+    own = ""
+    if hook is Hook.OUTPUT:
+        own = "! -d 127.0.0.0/8 " if case.flow.family == 4 else "! -d ::1/128 "
+    rule_text = f"-A {hook.value.upper()} {own}-m addrtype --dst-type LOCAL -j DOCKER"
+    return Mend(
+        summary=summary,
+        commands=(f"{tool} -t nat {rule_text}",),
+        change=append_rule(ask.host.id, backend, family, "nat", rule_text),
+    )
+
+
+RULE = rule("nat.dnat-missing", check, rank=46, needs=("netfilter", "intent"))

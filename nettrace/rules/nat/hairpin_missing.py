@@ -1,0 +1,103 @@
+"""A container cannot reach itself or its neighbour through the published port.
+
+What it reports: the packet comes in by the bridge that the published container hangs on, and is not turned back.
+Why traffic stops: the engine's DNAT leaves packets from that bridge alone (a userland proxy should take them, and none
+    listens), or the bridge does not send a frame out of the port that it came in by.
+Proof: the DNAT rule with its "! -i"; no listener on the host; the port's hairpin flag.
+Remedy: reach the container by its own address, run the engine with its userland proxy, or translate these packets too.
+Known limits: none.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Reason, Segment
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.change import insert_rule, set_port
+from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.publish_facts import (
+    asked,
+    by_own_bridge,
+    chosen_first,
+    dnat_rule,
+    dnat_rules,
+    nat_table,
+    publish_hit,
+    taken_for_host,
+    wanted,
+)
+from nettrace.rules.wording import link_evidence, rule_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when a published port is asked for from the published container's own bridge, and is not translated."""
+    return fired(*_untranslated(case), *_no_hairpin(case))
+
+
+def _untranslated(case: Case) -> list[Hit]:
+    ask, want = asked(case), wanted(case)
+    if ask is None or want is None or not want.fits or ask.nat is not None or not by_own_bridge(ask, want):
+        return []
+    right, _wrong = dnat_rules(ask.host, want)
+    earlier = chosen_first(case, ask)
+    if not right or (earlier is not None and f"-i {want.bridge} " not in earlier.text):
+        return []
+    plain = dnat_rule(want).replace("! -i", "-i")
+    place = nat_table(ask.host, case.flow.family)
+    commands = [f"curl http://{want.target}:{want.port.container_port}/  # the container itself, without the detour"]
+    change = None
+    if place is not None:
+        backend, family, tool = place
+        commands.append(f"{tool} -t nat {plain.replace('-A DOCKER', '-I DOCKER')}")
+        change = insert_rule(ask.host.id, backend, family, "nat", plain)
+    port = f"{want.port.host_port}/{want.port.proto}"
+    name = want.container.name
+    return [
+        publish_hit(
+            case,
+            ask,
+            blocker,
+            title=f"the published port {port} is not translated for packets from {want.bridge} itself",
+            explanation=f"The rule that leads to {name} leaves out what comes in by {want.bridge}, and no userland "
+            f"proxy listens on {port}, so neighbours of {name} cannot use its published port.",
+            mend=Mend(
+                summary=f"Reach {name} by its own name or address, switch the engine's userland proxy on, "
+                "or translate packets from the bridge too.",
+                commands=tuple(commands),
+                change=change,
+            ),
+            want=want,
+            evidence=rule_evidence(case, ask.host.id, right[0]),
+        )
+        for blocker in taken_for_host(case, ask.host)
+    ]
+
+
+def _no_hairpin(case: Case) -> list[Hit]:
+    hits = []
+    for blocker, step in blockers(case, Reason.PORT_NO_HAIRPIN):
+        view = view_of(case, step)
+        port = view.links[step.ifindex or 0]
+        hits.append(
+            Hit(
+                title=f"{port.name} does not send frames back to where they came from (hairpin off)",
+                explanation=f"The packet comes in by {port.name} and is translated to the same container again, "
+                "but the port's hairpin mode is off, so the bridge drops it.",
+                at=f"{view.name}/{port.name}",
+                evidence=(link_evidence(view, port), *wire_evidence(case, blocker)),
+                mend=Mend(
+                    summary="Switch hairpin mode on for the port, or the engine's userland proxy.",
+                    commands=(f"bridge link set dev {port.name} hairpin on",),
+                    change=set_port(view.id, port.ifindex, hairpin=True),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+                segment=Segment.BRIDGE,
+                device=port.name,
+                netns=view.id,
+            )
+        )
+    return hits
+
+
+RULE = rule("nat.hairpin-missing", check, rank=46, needs=("netfilter", "intent"))

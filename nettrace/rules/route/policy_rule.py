@@ -1,0 +1,71 @@
+"""A policy rule sends the flow to a table that lacks the way.
+
+What it reports: a row of `ip rule` other than the three that every host has decides the packet's route, and the flow
+    stops there.
+Why traffic stops: the rule forbids it, or its table has no route, a discarding one, or one by the wrong device.
+Proof: the rule and the route it leads to; what the main table would have said.
+Remedy: delete or narrow the rule, or complete its table.
+Known limits: rules on purpose cannot be told from mistakes while traffic passes; rules that look at a socket's owner
+    are judged for root.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Direction, Segment
+from nettrace.model.text import route_text, rule_text
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.faults import errno_or_wire, view_of
+from nettrace.rules.route_facts import LOOKUP_STOPS, own_rule, routed_before, rule_change, rule_command, without_rule
+from nettrace.rules.wording import names, route_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire when a lookup that a policy rule decided stops the packet, or sends it elsewhere than the main table would.
+
+    Ways of the answer that part from the packet's own are route.reply-asymmetric.
+    """
+    hits = []
+    for blocker in case.blockers:
+        for step in routed_before(case, blocker):
+            policy = step.rule
+            if policy is None or not own_rule(policy):
+                continue
+            view = view_of(case, step)
+            stops = step is blocker.step and step.reason in LOOKUP_STOPS
+            instead = without_rule(view, step)
+            better = instead.route is not None and instead.route.kind in ("unicast", "local")
+            if not stops and (blocker.direction is Direction.REPLY or instead.ifindex == step.ifindex):
+                continue
+            if not better:
+                continue
+            text = rule_text(policy, names(view))
+            led = route_text(step.route, names(view)) if step.route is not None and step.route.table else policy.action
+            hits.append(
+                Hit(
+                    title=f"the policy rule '{text}' keeps {view.name} from routing to {step.packet.dst}",
+                    explanation=f"In {view.name} the rule '{text}' is asked first and leads to '{led}'; without it "
+                    f"the packet to {step.packet.dst} would go "
+                    + (f"'{route_text(instead.route, names(view))}'." if instead.route is not None else "on."),
+                    at=f"{view.name}/{step.device}" if step.device else view.name,
+                    evidence=(
+                        *route_evidence(view, step.route if step.route and step.route.table else None, policy),
+                        *errno_or_wire(case, blocker),
+                    ),
+                    mend=Mend(
+                        summary="Delete or narrow the rule, or put the missing route into its table.",
+                        commands=(rule_command(case, view, policy),),
+                        change=rule_change(view, policy),
+                    ),
+                    basis=blocker.basis,
+                    blocker=blocker,
+                    segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
+                    device=step.device,
+                    netns=view.id,
+                )
+            )
+            break
+    return fired(*hits)
+
+
+RULE = rule("route.policy-rule", check, rank=46, needs=("routes", "rules"))

@@ -1,0 +1,263 @@
+"""What engines answer becomes Intent: listings of Docker 20.10 and 28.5, recorded, and Podman's ways with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettrace.collect.engines import Candidate, find_engines
+from nettrace.collect.engines.docker import (
+    docker_endpoint,
+    merge_inspected,
+    parse_container,
+    parse_engine,
+    parse_network,
+    parse_podman_bridges,
+    with_gateways,
+)
+from nettrace.collect.intents import Intents
+from nettrace.collect.places import Places
+from nettrace.collect.resolve import parse_endpoint
+from nettrace.errors import EngineError, UsageError
+from nettrace.model.intent import Container, Endpoint, Intent
+from nettrace.netns import current
+
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "docker.json").read_text())
+
+
+@pytest.fixture(params=sorted(RECORDED))
+def recorded(request: pytest.FixtureRequest) -> Mapping[str, Any]:
+    return dict(RECORDED[request.param])
+
+
+def test_docker_networks(recorded: Mapping[str, Any]) -> None:
+    networks = {each.name: each for each in (parse_network(row, "docker") for row in recorded["networks"])}
+    bridge, noicc = networks["bridge"], networks["noicc"]
+    assert (bridge.bridge, bridge.icc, bridge.masquerade, bridge.mtu) == ("docker0", True, True, 1500)
+    assert str(bridge.host_binding) == "0.0.0.0"
+    assert bridge.subnets[0].subnet == ip_network("172.17.0.0/16")
+    assert noicc.bridge == f"br-{noicc.id[:12]}"
+    assert (noicc.icc, noicc.masquerade, noicc.mtu) == (False, None, None)
+    assert noicc.options == {"com.docker.network.bridge.enable_icc": "false"}
+
+
+def test_docker_containers(recorded: Mapping[str, Any]) -> None:
+    containers = {each.name: each for each in (parse_container(row, "docker") for row in recorded["containers"])}
+    web = containers["web"]
+    (endpoint,) = web.endpoints
+    row = next(row for row in recorded["containers"] if row["Names"] == ["/web"])
+    told = row["NetworkSettings"]["Networks"]["bridge"]
+    assert endpoint.ipv4 == ip_interface(f"{told['IPAddress']}/16")
+    assert endpoint.mac == told["MacAddress"]
+    assert endpoint.gateway == ip_address("172.17.0.1")
+    assert (endpoint.ipv6, endpoint.gateway6) == (None, None)
+    assert ("tcp", 80, 8080) in {(port.proto, port.container_port, port.host_port) for port in web.ports}
+    assert (web.status, web.mode, web.joined, web.pid, web.netns) == ("running", "bridge", None, None, None)
+    whole = merge_inspected(web, recorded["inspected"], 4026531840)
+    assert whole.pid == recorded["inspected"]["State"]["Pid"]
+    assert whole.netns == 4026531840
+    assert whole.endpoints[0].ipv4 == endpoint.ipv4
+    assert set(web.ports) == set(whole.ports)
+    networks = with_gateways([parse_network(row, "docker") for row in recorded["networks"]], [web])
+    assert all(pool.gateway == pool.subnet[1] for network in networks for pool in network.subnets)
+
+
+def test_engine_versions(recorded: Mapping[str, Any]) -> None:
+    engine = parse_engine(recorded["version"], {}, "docker", "unix:///x")
+    assert engine.name == "docker"
+    assert engine.version == recorded["version"]["Version"]
+    assert engine.swarm is None
+
+
+def test_swarm_and_firewall_are_told() -> None:
+    info = {"Swarm": {"NodeID": "n1", "LocalNodeState": "active"}, "FirewallBackend": {"Driver": "nftables"}}
+    engine = parse_engine({"Version": "29.0.0", "ApiVersion": "1.52"}, info, "docker", "unix:///x")
+    assert (engine.swarm, engine.firewall_backend, engine.api) == ("n1", "nftables", "1.52")
+    assert parse_engine({}, {"Swarm": {"NodeID": "", "LocalNodeState": "inactive"}}, "docker", "").swarm is None
+
+
+def test_podman_speaks_the_same_api() -> None:
+    version = {"Version": "4.3.1", "ApiVersion": "1.41", "Components": [{"Name": "Podman Engine", "Version": "4.3.1"}]}
+    assert parse_engine(version, {}, "docker", "unix:///x").name == "podman"
+    row = {"Id": "2f259bab93aa", "Name": "podman", "Driver": "bridge", "Options": {"mtu": "1400"}}
+    network = parse_network({**row, "IPAM": {"Config": [{"Subnet": "10.88.0.0/16", "Gateway": "10.88.0.1"}]}}, "podman")
+    assert (network.bridge, network.mtu) == (None, 1400)
+    told = [{"name": "podman", "driver": "bridge", "network_interface": "podman0"}, {"name": "mv", "driver": "macvlan"}]
+    assert parse_podman_bridges(told) == {"podman": "podman0"}
+
+
+def test_odd_containers() -> None:
+    row: dict[str, Any] = {
+        "Id": "a" * 64,
+        "Names": ["/linked/alias", "/real"],
+        "State": "exited",
+        "HostConfig": {"NetworkMode": "container:" + "b" * 64},
+        "NetworkSettings": {"Networks": {"net": {"IPAddress": "", "IPAMConfig": {"IPv4Address": "10.0.0.9"}}}},
+        "Ports": [{"PrivatePort": 80, "Type": "tcp"}],
+    }
+    container = parse_container(row, "docker")
+    assert (container.name, container.status, container.joined) == ("real", "exited", "b" * 64)
+    assert container.ports == ()
+    assert str(container.endpoints[0].ipv4) == "10.0.0.9/32"
+    bare = parse_container({"Id": "c" * 64}, "docker")
+    assert (bare.name, bare.status, bare.endpoints) == ("c" * 12, "unknown", ())
+
+
+class Fake:
+    """An engine in memory."""
+
+    name = "docker"
+    endpoint = "memory:"
+
+    def __init__(self, *containers: Container) -> None:
+        self.containers = containers
+
+    def read_intent(self) -> Intent:
+        return Intent(containers=self.containers)
+
+    def inspect(self, container: Container) -> Container:
+        return container
+
+    def sandbox_folders(self) -> tuple[str, ...]:
+        return ()
+
+    def elsewhere(self, word: str) -> str | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def box(identity: str, name: str, **more: Any) -> Container:
+    return Container(id=identity.ljust(64, "0"), name=name, engine="docker", **more)
+
+
+@pytest.fixture
+def intents() -> Iterator[Intents]:
+    host = current()
+    endpoint = Endpoint(network="n", network_id="n", mac="02:42:ac:11:00:02", ipv4=ip_interface("172.17.0.2/16"))
+    fake = Fake(
+        box("c5ff39f37596", "web", endpoints=(endpoint,)),
+        box("c5aa", "db"),
+        box("db12", "other", status="exited", endpoints=(endpoint,)),
+        box("eeee", "sidecar", joined="c5ff39f37596".ljust(64, "0")),
+    )
+    yield Intents(Places(host), [fake])
+    host.close()
+
+
+def test_words_that_containers_are_known_by(intents: Intents) -> None:
+    def names(word: str) -> list[str]:
+        return [each.name for each in intents.matches(word)]
+
+    assert names("web") == ["web"]
+    assert names("c5ff") == ["web"]
+    assert names("c5") == ["web", "db"]
+    # As for Docker, a name beats the beginning of another one's id.
+    assert names("db") == ["db"]
+    assert names("db12") == ["other"]
+    assert names("nothing") == []
+    assert names("") == []
+
+
+def test_owners(intents: Intents) -> None:
+    owner = intents.owner_of(ip_address("172.17.0.2"))
+    assert owner is not None
+    assert owner[0].name == "web"
+    assert intents.owner_of(ip_address("172.17.0.3")) is None
+    found = intents.by_macs(["02:42:ac:11:00:02"])
+    assert found is not None
+    assert found.name == "web"
+    sidecar = intents.matches("sidecar")[0]
+    assert intents.network_owner(sidecar).name == "web"
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "value"),
+    [
+        ("c5ff39f37596", "word", "c5ff39f37596"),
+        ("container:web", "container", "web"),
+        ("netns:/run/netns/x", "netns", "/run/netns/x"),
+        ("pid:12", "pid", "12"),
+        ("host", "host", "host"),
+        ("8.8.8.8", "address", "8.8.8.8"),
+        ("2001:db8::1", "address", "2001:db8::1"),
+        ("[2001:db8::1]", "address", "2001:db8::1"),
+        ("1234", "word", "1234"),
+        ("example.org", "word", "example.org"),
+    ],
+)
+def test_forms_of_an_endpoint(text: str, form: str, value: str) -> None:
+    typed = parse_endpoint(text)
+    assert (typed.form, typed.value) == (form, value)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "netns:", "pid:x", "container:", "/run/netns/x"])
+def test_endpoints_that_make_no_sense(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_endpoint(text)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "CONTAINER_HOST", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / ".docker"))
+    monkeypatch.setattr("nettrace.collect.engines.DOCKER_SOCKET", str(tmp_path / "docker.sock"))
+    monkeypatch.setattr("nettrace.collect.engines.PODMAN_SOCKET", str(tmp_path / "podman.sock"))
+    return tmp_path
+
+
+def found() -> list[tuple[str, str | None, bool]]:
+    with current() as host:
+        engines, candidates = find_engines(host)
+    assert engines == ()
+    return [(each.name, each.endpoint, each.explicit) for each in candidates]
+
+
+def test_engines_are_looked_for_where_their_clients_would(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found() == []
+    (home / "docker.sock").touch()
+    (home / "podman.sock").touch()
+    assert found() == [
+        ("docker", f"unix://{home}/docker.sock", False),
+        ("podman", f"unix://{home}/podman.sock", False),
+    ]
+    (home / ".docker").mkdir()
+    (home / ".docker" / "config.json").write_text('{"currentContext": "far"}')
+    assert found()[0] == ("docker", None, True)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///elsewhere.sock")
+    monkeypatch.setenv("CONTAINER_HOST", "unix:///p.sock")
+    assert found() == [("docker", "unix:///elsewhere.sock", True), ("podman", "unix:///p.sock", True)]
+
+
+def test_a_configuration_that_cannot_be_read_is_an_error(home: Path) -> None:
+    (home / ".docker").mkdir()
+    (home / ".docker" / "config.json").write_text("{")
+    with pytest.raises(EngineError, match="is not JSON"):
+        found()
+
+
+def test_contexts(home: Path) -> None:
+    import hashlib
+
+    folder = home / ".docker" / "contexts" / "meta" / hashlib.sha256(b"far").hexdigest()
+    folder.mkdir(parents=True)
+    meta = {
+        "Name": "far",
+        "Metadata": {},
+        "Endpoints": {"docker": {"Host": "unix:///far.sock", "SkipTLSVerify": False}},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    (home / ".docker" / "config.json").write_text("{}")
+    assert docker_endpoint({"DOCKER_CONTEXT": "far"}) == "unix:///far.sock"
+    with pytest.raises(EngineError, match="no Docker context 'near'"):
+        docker_endpoint({"DOCKER_CONTEXT": "near"})
+    with current() as host, pytest.raises(EngineError, match="another machine"):
+        Candidate("docker", "tcp://192.0.2.1:2376", explicit=True).open(host)

@@ -1,0 +1,123 @@
+"""Counters as /proc prints them, and names as resolv.conf, hosts and DNS servers give them."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from nettrace.collect.dns import (
+    ResolverConfig,
+    build_query,
+    candidates,
+    parse_hosts,
+    parse_resolv_conf,
+    parse_response,
+    read_config,
+)
+from nettrace.collect.netfilter import Tools
+from nettrace.collect.proc import parse_cache_stat, parse_conntrack_stat, parse_snmp, parse_snmp6
+
+
+def test_snmp_and_netstat() -> None:
+    text = "Ip: Forwarding InReceives\nIp: 1 42\nTcpExt: SyncookiesSent IPReversePathFilter\nTcpExt: 0 7\n"
+    assert parse_snmp(text) == {
+        "Ip.Forwarding": 1,
+        "Ip.InReceives": 42,
+        "TcpExt.SyncookiesSent": 0,
+        "TcpExt.IPReversePathFilter": 7,
+    }
+    assert parse_snmp("Tcp: MaxConn\nTcp: -1\n") == {"Tcp.MaxConn": -1}
+    assert parse_snmp("") == {}
+
+
+def test_snmp6() -> None:
+    text = "Ip6InReceives                   \t3\nIcmp6OutType133    \t1\nUdpLite6InErrors 0\nnonsense\n"
+    assert parse_snmp6(text) == {"Ip6.InReceives": 3, "Icmp6.OutType133": 1, "UdpLite6.InErrors": 0}
+
+
+def test_counters_per_processor_are_summed() -> None:
+    text = "entries found drop\n0000000a 00000001 00000002\n0000000a 00000000 0000000f\n"
+    assert parse_conntrack_stat(text) == {"nf_conntrack.found": 1, "nf_conntrack.drop": 17}
+    found = parse_cache_stat("entries table_fulls\n00000010 00000001\n00000010 00000002\n", "arp_cache")
+    assert (found["arp_cache.entries"], found["arp_cache.table_fulls"]) == (16, 3)
+
+
+def test_resolv_conf() -> None:
+    text = "# made by hand\nsearch a.test b.test\nnameserver 127.0.0.11\nnameserver fe80::1\noptions ndots:2 edns0\n"
+    assert parse_resolv_conf(text) == ((ip_address("127.0.0.11"), ip_address("fe80::1")), ("a.test", "b.test"), 2)
+    assert parse_resolv_conf("") == ((ip_address("127.0.0.1"),), (), 1)
+    assert len(parse_resolv_conf("nameserver 192.0.2.1\n" * 5)[0]) == 3
+
+
+def test_hosts() -> None:
+    text = "127.0.0.1 localhost\n::1 localhost ip6-loopback # both\n172.17.0.2\tWeb web.test\nbad line\n"
+    assert parse_hosts(text) == {
+        "localhost": ("127.0.0.1", "::1"),
+        "ip6-loopback": ("::1",),
+        "web": ("172.17.0.2",),
+        "web.test": ("172.17.0.2",),
+    }
+
+
+def test_search_domains() -> None:
+    config = ResolverConfig(search=("a.test", "b.test"), ndots=1)
+    assert candidates("db", config) == ("db.a.test", "db.b.test", "db")
+    assert candidates("db.x", config) == ("db.x", "db.x.a.test", "db.x.b.test")
+    assert candidates("db.", config) == ("db",)
+
+
+def test_files_come_from_the_first_folder_that_has_them(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "hosts").write_text(f"192.0.2.{len(name)} here\n")
+    (tmp_path / "second" / "resolv.conf").write_text("nameserver 192.0.2.53\n")
+    config = read_config([str(tmp_path / "none"), str(tmp_path / "first"), str(tmp_path / "second")])
+    assert config.hosts == {"here": ("192.0.2.5",)}
+    assert config.servers == (ip_address("192.0.2.53"),)
+    assert config.sources == (f"{tmp_path}/second/resolv.conf", f"{tmp_path}/first/hosts")
+
+
+def response(query: bytes, code: int, *records: tuple[int, bytes]) -> bytes:
+    body = b"".join(b"\xc0\x0c" + struct.pack(">HHIH", kind, 1, 60, len(data)) + data for kind, data in records)
+    return query[:2] + struct.pack(">HHHHH", 0x8180 | code, 1, len(records), 0, 0) + query[12:] + body
+
+
+def test_dns_answers() -> None:
+    query = build_query("web.example.test.", 4, 0x1234)
+    assert query[12:] == b"\x03web\x07example\x04test\x00\x00\x01\x00\x01"
+    cname = (5, b"\x03cdn\xc0\x10")
+    answer = response(query, 0, cname, (1, bytes([192, 0, 2, 7])), (28, bytes(16)))
+    assert parse_response(answer, query, 4) == (0, (ip_address("192.0.2.7"),))
+    assert parse_response(response(query, 3), query, 4) == (3, ())
+    for broken in (b"", answer[:20], b"\0\0" + answer[2:], query, answer[:-20]):
+        with pytest.raises(ValueError, match=r"short|query"):
+            parse_response(broken, query, 4)
+    assert build_query("bücher.test", 6, 1)[12:] == b"\x0dxn--bcher-kva\x04test\x00\x00\x1c\x00\x01"
+    for name in ("", "a..b", "x" * 64, ".".join(["y" * 60] * 5)):
+        with pytest.raises(ValueError, match=r"DNS name|label|idna"):
+            build_query(name, 4, 1)
+
+
+def program(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_tools_are_found_by_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nettrace.collect.netfilter.SEARCH", ())
+    tools = Tools(str(tmp_path))
+    assert tools.find("nft") is None
+    assert tools.save("iptables-save", "nft") is None
+    legacy = program(tmp_path, "xtables-legacy-multi")
+    (tmp_path / "iptables-save").symlink_to(legacy)
+    # A plain name that leads to one backend is not taken for the other.
+    assert tools.save("iptables-save", "nft") is None
+    assert tools.save("iptables-save", "legacy") == [str(legacy), "iptables-save"]
+    direct = program(tmp_path, "iptables-legacy-save")
+    assert tools.save("iptables-save", "legacy") == [str(direct)]
+    assert tools.save("ip6tables-save", "legacy") == [str(legacy), "ip6tables-save"]
