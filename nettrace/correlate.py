@@ -268,6 +268,12 @@ def _predicted_blockers(trace: Trace) -> tuple[Blocker, ...]:
     for leg in (trace.forward, trace.reply):
         if leg is None:
             continue
+        unrouted = _unrouted_answer(leg)
+        if unrouted is not None:
+            # Whoever is to route the answer back decides; what it would meet here then is of no use to anyone.
+            if not blockers:
+                blockers.append(unrouted)
+            continue
         for step, after, before in _drops(leg):
             blockers.append(
                 Blocker(
@@ -279,9 +285,6 @@ def _predicted_blockers(trace: Trace) -> tuple[Blocker, ...]:
                     before=before,
                 )
             )
-        unrouted = _unrouted_answer(leg)
-        if unrouted is not None and not blockers:
-            blockers.append(unrouted)
     return tuple(blockers)
 
 
@@ -326,7 +329,7 @@ def _observed_blockers(
             continue
         before_it = passages[:index] if index is not None else passages
         missing = [item for item in before_it if item.observed is ObservedSight.NOT_SEEN and not item.beyond]
-        if missing and not blockers:
+        if missing and not blockers and not _request_meets_it_too(each.step, missing[0]):
             # The wire lost it earlier than the model does.
             contradicted = True
             blockers.append(_wire_gap(trace, passages, each.direction))
@@ -410,6 +413,27 @@ def _wire_gap(trace: Trace, passages: tuple[Passage, ...], direction: Direction)
         after=last.point if last is not None else None,
         before=first_missing.point if first_missing is not None else None,
     )
+
+
+#: Stops that an ARP or NDP request meets as well as the packet that waits for its answer.
+_ON_LINK = (
+    Reason.LINK_DOWN,
+    Reason.NO_CARRIER,
+    Reason.PORT_BLOCKED,
+    Reason.PORT_ISOLATED,
+    Reason.VLAN_FILTERED,
+    Reason.NO_FLOOD,
+    Reason.FDB_WRONG_PORT,
+    Reason.MACVLAN_ISOLATED,
+)
+
+
+def _request_meets_it_too(step: Step | None, missing: Passage) -> bool:
+    """Tell whether a packet is missing early because the request for its next hop met the very stop that it would."""
+    if step is None or not any(each.kind is StepKind.NEIGHBOUR for each in missing.steps):
+        return False
+    decided = step.hook.decided_by if step.hook is not None else None
+    return step.reason in _ON_LINK or (decided is not None and decided.family == "bridge")
 
 
 def _next_hop_is_open(passage: Passage) -> bool:

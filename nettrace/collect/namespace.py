@@ -67,7 +67,11 @@ def begin_listing(ns: Netns) -> Listing:
     Raises PrivilegeError, NamespaceGone.
     """
     listing = Listing()
-    run_in(ns, lambda: listing.start(ns))
+    try:
+        run_in(ns, lambda: listing.start(ns))
+    except BaseException:
+        listing.cancel()
+        raise
     return listing
 
 

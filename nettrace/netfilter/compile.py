@@ -16,6 +16,7 @@ from nettrace.netfilter.items import fits, member_of, table_of
 from nettrace.netfilter.nat import compile_nat
 from nettrace.netfilter.operands import getter, sure_attribute, why
 from nettrace.netfilter.ruleset import (
+    CT_STATE,
     Accept,
     AllOf,
     AnyOf,
@@ -437,7 +438,7 @@ class _Compiler:
         else:
             alternatives = (_no,)
         alternatives += tuple(_always(ruling) for ruling in different)
-        reason = why(expr.key) or (None if complete else "the contents of the map may have changed since")
+        reason = (None if complete else "the contents of the map may have changed since") or why(expr.key)
         return decide, Doubt(reason, alternatives) if reason is not None else None
 
 
@@ -616,7 +617,8 @@ def _lookup(expr: Lookup, table: Table) -> tuple[Op, str | None]:
             return not negate
         return negate if complete else UNKNOWN
 
-    return test, why(expr.left) or (None if complete else f"packets add to set {expr.name}, so its contents change")
+    changing = None if complete else f"packets add to set {expr.name}, so its contents change"
+    return test, changing or why(expr.left)
 
 
 #: Functions of the matches that need nothing but their table.
@@ -670,6 +672,7 @@ def _notrack(s: Skb) -> Any:
     # An entry that is there already (a packet back from loopback) is left alone: skb->_nfct is set.
     if not s.ct and not s.ctx.loopback:
         s.notrack = True
+        s.ct_bits = CT_STATE["untracked"]
     return True
 
 

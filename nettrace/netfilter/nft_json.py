@@ -14,7 +14,7 @@ from nettrace.errors import InputError
 from nettrace.model.netfilter import Hook
 from nettrace.netfilter.nft_render import render_rule
 from nettrace.netfilter.nft_statements import RuleReader, SetReader
-from nettrace.netfilter.nft_text import BRIDGE_PRIORITIES, FAMILIES, PRIORITIES
+from nettrace.netfilter.nft_types import BRIDGE_PRIORITIES, FAMILIES, PRIORITIES
 from nettrace.netfilter.ruleset import Base, RulesetBuilder, Table, TableBuilder
 
 __all__ = ["parse"]

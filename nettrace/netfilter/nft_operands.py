@@ -119,7 +119,7 @@ def operand_of(expression: Json, family: str) -> Operand:
     if kind == "payload":
         return _payload(expression, body, family)
     if kind == "ct":
-        return _ct(body)
+        return _ct(body, family)
     if kind == "fib":
         flags = body.get("flags", [])
         return Fib(result=str(body.get("result")), flags=tuple(flags if isinstance(flags, list) else [flags]))
@@ -180,13 +180,15 @@ def _payload(expression: Json, body: dict[str, Json], family: str) -> Operand:
     return Payload(protocol=protocol, field=field)
 
 
-def _ct(body: dict[str, Json]) -> Operand:
+def _ct(body: dict[str, Json], table_family: str) -> Operand:
     key, direction = str(body.get("key")), body.get("dir")
     family = None
     if key.startswith(("ip ", "ip6 ")):
         family, _blank, key = key.partition(" ")
     if key in ("saddr", "daddr", "proto-src", "proto-dst"):
-        return Ct(key=key, direction=str(direction or "original"), family=family)
+        # In a table of one IP version both spellings are one.
+        only = None if table_family in ("ip", "ip6") else family
+        return Ct(key=key, direction=str(direction or "original"), family=only)
     # The protocols and the mark are those of the entry whichever way; a zone or count of one direction is not told.
     if direction is not None and key not in ("protocol", "l3proto", "mark", "zone"):
         return Ct(key=f"{direction} {key}")

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 from nettrace.errors import InputError
 from nettrace.netfilter.nft_operands import guards_of, is_random, kinds_of, operand_of
 from nettrace.netfilter.nft_render import render_expression, render_statement
-from nettrace.netfilter.nft_text import parse_rule
 from nettrace.netfilter.nft_types import BITMASKS, type_of
 from nettrace.netfilter.nft_values import NoValue, catch_all, item_of, mask_of, range_of, scalar_of
 from nettrace.netfilter.ruleset import (
@@ -24,6 +23,7 @@ from nettrace.netfilter.ruleset import (
     Concat,
     Const,
     Continue,
+    Ct,
     Drop,
     Expr,
     Goto,
@@ -73,10 +73,16 @@ _ICMPX: dict[str, tuple[str, str]] = {
 _ICMP: dict[str, str] = {"prot-unreachable": "icmp-proto-unreachable"}
 _ICMP6: dict[str, str] = {"admin-prohibited": "icmp6-adm-prohibited"}
 
+#: Statements that nft prints with nothing inside, and those that may stand for a named object.
+_NULLABLE = frozenset({"reject", "queue", "counter", "synproxy"})
+_NAMED_OBJECTS = frozenset({"counter", "quota", "limit", "synproxy"})
+
 #: xt targets that let the packet go on as it is.
 _HARMLESS_TARGETS = frozenset(
     {"LOG", "NFLOG", "TRACE", "CHECKSUM", "AUDIT", "CLASSIFY", "IDLETIMER", "TCPMSS", "TEE", "ULOG", "LED", "RATEEST"}
 )
+
+_COUNTER = Noop(text="counter")
 
 #: More outcomes of a number generator than this are not told apart.
 _MAX_CHOICES = 256
@@ -246,44 +252,43 @@ class RuleReader:
     def _statement(self, statement: Json) -> list[Expr]:
         if isinstance(statement, str):
             # nft 1.0.6 prints a statement that has no JSON form as text.
+            from nettrace.netfilter.nft_text import parse_rule
+
             try:
                 return [expr for each in parse_rule(statement, self.family) for expr in self._statement(each)]
             except InputError:
                 return [UnknownStatement(text=statement)]
-        text = render_statement(statement, family=self.family)
         if not isinstance(statement, dict) or len(statement) != 1:
-            return [UnknownStatement(text=text)]
+            return [UnknownStatement(text=self._text(statement))]
         ((kind, body),) = statement.items()
         try:
-            return self._read(kind, body, statement, text)
+            return self._read(kind, body, statement)
         except (NoValue, _Unreadable) as error:
             if kind == "match":
-                reason = f"it cannot be evaluated: {error}"
-                return [UnknownMatch(text=text, reason=reason, stateful=is_random(body))]
-            return [UnknownStatement(text=text, reason=f"its effect is not known: {error}")]
+                return [self._doubt(statement, f"it cannot be evaluated: {error}", stateful=is_random(body))]
+            return [UnknownStatement(text=self._text(statement), reason=f"its effect is not known: {error}")]
 
-    def _read(self, kind: str, body: Json, statement: Json, text: str) -> list[Expr]:
+    def _text(self, statement: Json) -> str:
+        return render_statement(statement, family=self.family)
+
+    def _read(self, kind: str, body: Json, statement: Json) -> list[Expr]:
         if kind in ("accept", "drop", "return", "jump", "goto"):
             return [_verdict(statement)]
         if kind in _NOOPS:
-            return [Noop(text=text)]
+            return [Noop(text=self._text(statement))]
         if kind == "notrack":
             return [Notrack()]
         if kind in ("snat", "dnat", "masquerade", "redirect"):
             return [*self._nat_guards(body), *self._nat(kind, body)]
         if kind == "ct count":
-            return [UnknownMatch(text=text, reason="how many connections there are is not known")]
+            return [self._doubt(statement, "how many connections there are is not known", stateful=True)]
         if kind == "tproxy":
-            reason = "whether a transparent socket takes the packet is not known"
-            return [UnknownMatch(text=text, reason=reason, stateful=False)]
+            return [self._doubt(statement, "whether a transparent socket takes the packet is not known")]
         reader = self._readers.get(kind)
-        if reader is None:
-            return [UnknownStatement(text=text)]
-        if body is None or kind in ("quota", "limit", "fwd", "synproxy", "queue"):
+        named = kind in _NAMED_OBJECTS and isinstance(body, str)
+        if reader is not None and (isinstance(body, dict) or named or (body is None and kind in _NULLABLE)):
             return list(reader(statement))
-        if isinstance(body, dict) or (kind == "counter" and isinstance(body, str)):
-            return list(reader(statement))
-        return [UnknownStatement(text=text)]
+        return [UnknownStatement(text=self._text(statement))]
 
     # --- Matches ----------------------------------------------------------------------------------------------------
 
@@ -307,7 +312,7 @@ class RuleReader:
         kinds = kinds_of(left, self.family)
         kind = kinds[0] if len(kinds) == 1 else "concat"
         operand = operand_of(left, self.family)
-        if is_random(left):
+        if not isinstance(operand, Meta | Payload | Ct) and is_random(left):
             return self._doubt(statement, "it is different for every packet", stateful=True)
         if isinstance(operand, UnknownOperand):
             return self._doubt(statement, operand.reason)
@@ -325,6 +330,9 @@ class RuleReader:
             return BitTest(left=operand, mask=mask_of(right, kind), negate=op == "!")
         if self._is_expression(right):
             return Compare(op="==" if op == "in" else op, left=operand, right=operand_of(right, self.family))
+        if _is_doubtful_range(op, right):
+            # netlink_delinearize merges "length < 30 mark > 5" into the one range "mark != 30-5".
+            return self._doubt(statement, "nft lists two comparisons as one range, and not which they were")
         if op in ("<", ">", "<=", ">="):
             return Compare(op=op, left=operand, right=Const(value=scalar_of(right, kind)))
         if op not in ("==", "!=", "in"):
@@ -376,7 +384,7 @@ class RuleReader:
                     self._transport_known = True
 
     def _doubt(self, statement: Json, reason: str, *, stateful: bool = False) -> UnknownMatch:
-        return UnknownMatch(text=render_statement(statement, family=self.family), reason=reason, stateful=stateful)
+        return UnknownMatch(text=self._text(statement), reason=reason, stateful=stateful)
 
     # --- Maps --------------------------------------------------------------------------------------------------------
 
@@ -391,9 +399,7 @@ class RuleReader:
         elements = _as_list(data.get("set", [])) if isinstance(data, dict) else []
         pairs, complete = read_elements(elements, kinds_of(key, self.family), ("verdict",), self.family)
         if not complete:
-            yield UnknownStatement(
-                text=render_statement(statement, family=self.family), reason="some entries of its map cannot be read"
-            )
+            yield UnknownStatement(text=self._text(statement), reason="some entries of its map cannot be read")
             return
         yield VerdictMap(key=operand, entries=tuple(pairs))
 
@@ -446,7 +452,7 @@ class RuleReader:
     def _mangle(self, statement: Json) -> Iterable[Expr]:
         body = statement["mangle"]
         key, value = body.get("key"), body.get("value")
-        text = render_statement(statement, family=self.family)
+        text = self._text(statement)
         if not isinstance(key, dict) or len(key) != 1:
             raise _Unreadable("what it writes to has no form that nft prints")
         ((kind, place),) = key.items()
@@ -492,7 +498,7 @@ class RuleReader:
         key = body.get("key")
         yield from self._present(key["elem"].get("val") if isinstance(key, dict) and "elem" in key else key)
         limits = list(self._element_limits(_as_list(body.get("stmt")), statement))
-        yield from limits or [Noop(text=render_statement(statement, family=self.family))]
+        yield from limits or [Noop(text=self._text(statement))]
 
     def _element_limits(self, statements: Json, statement: Json) -> Iterable[Expr]:
         for each in _as_list(statements):
@@ -542,18 +548,19 @@ class RuleReader:
     def _queue(self, statement: Json) -> Iterable[Expr]:
         body = statement["queue"]
         flags = _as_list(body.get("flags", [])) if isinstance(body, dict) else []
-        yield Queue(text=render_statement(statement, family=self.family), bypass="bypass" in flags)
+        yield Queue(text=self._text(statement), bypass="bypass" in flags)
 
     def _fwd(self, statement: Json) -> Iterable[Expr]:
-        yield Stolen(text=render_statement(statement, family=self.family))
+        yield Stolen(text=self._text(statement))
 
     def _synproxy(self, statement: Json) -> Iterable[Expr]:
         yield In(left=Meta(key="l4proto"), items=(6,))
-        yield Stolen(text=render_statement(statement, family=self.family))
+        yield Stolen(text=self._text(statement))
 
     def _counter(self, statement: Json) -> Iterable[Expr]:
-        yield from self._object_key(statement["counter"])
-        yield Noop(text=render_statement(statement, family=self.family))
+        body = statement["counter"]
+        yield from self._object_key(body)
+        yield _COUNTER if body is None or "packets" in body else Noop(text=self._text(statement))
 
     def _limited(self, statement: Json) -> Iterable[Expr]:
         """A limit or quota, on its own or named: it matches as long as the traffic stays below it (or above)."""
@@ -574,7 +581,7 @@ class RuleReader:
 
     def _xt(self, statement: Json) -> Iterable[Expr]:
         body = statement["xt"]
-        text = render_statement(statement, family=self.family)
+        text = self._text(statement)
         kind, name = (body.get("type"), body.get("name")) if isinstance(body, dict) else (None, None)
         reason = "iptables-nft's own extension, which nft's listing does not spell out"
         if kind == "match" and name == "comment":
@@ -674,6 +681,15 @@ class RuleReader:
 _NOOPS = frozenset(
     {"continue", "log", "last", "dup", "flow", "reset", "ct helper", "ct timeout", "ct expectation", "secmark"}
 )
+
+
+def _is_doubtful_range(op: str, right: Json) -> bool:
+    """Tell whether a range runs backwards, or is a negated range of one value."""
+    ends = right.get("range") if isinstance(right, dict) else None
+    if not isinstance(ends, list) or len(ends) != 2 or not all(type(end) is int for end in ends):
+        return False
+    low, high = ends
+    return bool(low > high or (low == high and op == "!="))
 
 
 def _is_transport(left: Json) -> bool:

@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
+FAMILIES: frozenset[str] = frozenset({"ip", "ip6", "inet", "arp", "bridge", "netdev"})
+
+#: Standard priorities of base chains (nft(8), CHAINS).
+PRIORITIES: dict[str, int] = {
+    "raw": -300,
+    "mangle": -150,
+    "dstnat": -100,
+    "filter": 0,
+    "security": 50,
+    "srcnat": 100,
+}
+BRIDGE_PRIORITIES: dict[str, int] = {"dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
+
 #: Names of IP protocols as nft prints them (Debian's /etc/protocols first, then nft's own aliases).
 PROTOCOLS: dict[str, int] = {
     "ip": 0,

@@ -152,11 +152,11 @@ def _pkttype(s: Skb) -> Any:
 
 def _owner(field: str) -> Getter:
     def get(s: Skb) -> Any:
+        # Only packets that a local socket sends carry one where nft and xt_owner look (skb->sk); ip_rcv orphans others.
+        if s.iif:
+            return None
         value = getattr(s.packet, field)
-        if value is not None:
-            return value
-        # Only packets that a local socket sends carry one where nft and xt_owner look (skb->sk).
-        return None if s.iif else UNKNOWN
+        return UNKNOWN if value is None else value
 
     return get
 

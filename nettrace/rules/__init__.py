@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from nettrace.rules.addr import (
+    duplicate as addr_duplicate,
+)
+from nettrace.rules.addr import (
     missing as addr_missing,
+)
+from nettrace.rules.addr import (
+    prefix_mismatch as addr_prefix_mismatch,
 )
 from nettrace.rules.base import Rule
 from nettrace.rules.bridge import (
@@ -29,6 +35,12 @@ from nettrace.rules.bridge import (
 )
 from nettrace.rules.conntrack import (
     invalid_drop as conntrack_invalid_drop,
+)
+from nettrace.rules.conntrack import (
+    stale_entry as conntrack_stale_entry,
+)
+from nettrace.rules.conntrack import (
+    table_full as conntrack_table_full,
 )
 from nettrace.rules.engine import (
     container_not_running as engine_container_not_running,
@@ -73,7 +85,13 @@ from nettrace.rules.filter import (
     rule_drop as filter_rule_drop,
 )
 from nettrace.rules.filter import (
+    rules_duplicated as filter_rules_duplicated,
+)
+from nettrace.rules.filter import (
     unpublished_port_drop as filter_unpublished_port_drop,
+)
+from nettrace.rules.filter import (
+    unreadable_table as filter_unreadable_table,
 )
 from nettrace.rules.link import (
     down as link_down,
@@ -84,8 +102,17 @@ from nettrace.rules.link import (
 from nettrace.rules.link import (
     no_carrier as link_no_carrier,
 )
+from nettrace.rules.link import (
+    peer_missing as link_peer_missing,
+)
 from nettrace.rules.macvlan import (
     host_isolation as macvlan_host_isolation,
+)
+from nettrace.rules.macvlan import (
+    mode_isolates as macvlan_mode_isolates,
+)
+from nettrace.rules.macvlan import (
+    parent_down as macvlan_parent_down,
 )
 from nettrace.rules.model import (
     contradicted as model_contradicted,
@@ -118,10 +145,19 @@ from nettrace.rules.nat import (
     masquerade_shadowed as nat_masquerade_shadowed,
 )
 from nettrace.rules.nat import (
+    port_exhausted as nat_port_exhausted,
+)
+from nettrace.rules.nat import (
     return_route_missing as nat_return_route_missing,
 )
 from nettrace.rules.neigh import (
+    ndp_proxy_missing as neigh_ndp_proxy_missing,
+)
+from nettrace.rules.neigh import (
     stale_static as neigh_stale_static,
+)
+from nettrace.rules.neigh import (
+    table_overflow as neigh_table_overflow,
 )
 from nettrace.rules.neigh import (
     unresolved as neigh_unresolved,
@@ -175,7 +211,16 @@ from nettrace.rules.route import (
     wrong_gateway as route_wrong_gateway,
 )
 from nettrace.rules.sysctl import (
+    accept_ra as sysctl_accept_ra,
+)
+from nettrace.rules.sysctl import (
     arp_ignore as sysctl_arp_ignore,
+)
+from nettrace.rules.sysctl import (
+    bridge_nf_call_off as sysctl_bridge_nf_call_off,
+)
+from nettrace.rules.sysctl import (
+    bridge_nf_call_on as sysctl_bridge_nf_call_on,
 )
 from nettrace.rules.sysctl import (
     interface_forwarding_off as sysctl_interface_forwarding_off,
@@ -192,10 +237,15 @@ from nettrace.rules.sysctl import (
 from nettrace.rules.sysctl import (
     rp_filter as sysctl_rp_filter,
 )
+from nettrace.rules.tc import (
+    drop as tc_drop,
+)
 
 #: Written out, so that what runs can be read; a test compares it with the folder.
 RULES: tuple[Rule, ...] = (
+    addr_duplicate.RULE,
     addr_missing.RULE,
+    addr_prefix_mismatch.RULE,
     bridge_fdb_wrong.RULE,
     bridge_filter_drop.RULE,
     bridge_no_address.RULE,
@@ -204,6 +254,8 @@ RULES: tuple[Rule, ...] = (
     bridge_port_without_master.RULE,
     bridge_vlan_filtered.RULE,
     conntrack_invalid_drop.RULE,
+    conntrack_stale_entry.RULE,
+    conntrack_table_full.RULE,
     engine_container_not_running.RULE,
     engine_no_network.RULE,
     filter_backend_split.RULE,
@@ -218,11 +270,16 @@ RULES: tuple[Rule, ...] = (
     filter_internal_network.RULE,
     filter_network_isolation.RULE,
     filter_rule_drop.RULE,
+    filter_rules_duplicated.RULE,
     filter_unpublished_port_drop.RULE,
+    filter_unreadable_table.RULE,
     link_down.RULE,
     link_duplicate_mac.RULE,
     link_no_carrier.RULE,
+    link_peer_missing.RULE,
     macvlan_host_isolation.RULE,
+    macvlan_mode_isolates.RULE,
+    macvlan_parent_down.RULE,
     model_contradicted.RULE,
     mtu_black_hole.RULE,
     mtu_mismatch.RULE,
@@ -233,8 +290,11 @@ RULES: tuple[Rule, ...] = (
     nat_hairpin_missing.RULE,
     nat_masquerade_missing.RULE,
     nat_masquerade_shadowed.RULE,
+    nat_port_exhausted.RULE,
     nat_return_route_missing.RULE,
+    neigh_ndp_proxy_missing.RULE,
     neigh_stale_static.RULE,
+    neigh_table_overflow.RULE,
     neigh_unresolved.RULE,
     port_listens_on_loopback.RULE,
     port_not_listening.RULE,
@@ -252,12 +312,16 @@ RULES: tuple[Rule, ...] = (
     route_subnet_overlap.RULE,
     route_wrong_device.RULE,
     route_wrong_gateway.RULE,
+    sysctl_accept_ra.RULE,
     sysctl_arp_ignore.RULE,
+    sysctl_bridge_nf_call_off.RULE,
+    sysctl_bridge_nf_call_on.RULE,
     sysctl_interface_forwarding_off.RULE,
     sysctl_ip_forward_off.RULE,
     sysctl_ipv6_disabled.RULE,
     sysctl_route_localnet_off.RULE,
     sysctl_rp_filter.RULE,
+    tc_drop.RULE,
 )
 
 

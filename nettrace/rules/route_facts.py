@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nettrace.correlate import Blocker
-from nettrace.model.base import IPNetwork
 from nettrace.model.path import Direction, Reason, Step, StepKind
 from nettrace.model.snapshot import PolicyRule
 from nettrace.predict import route as routing
@@ -40,13 +39,27 @@ def routed_before(case: Case, blocker: Blocker) -> list[Step]:
     return found
 
 
-def without_rule(view: View, step: Step) -> routing.Lookup:
+def without_rule(case: Case, view: View, step: Step) -> routing.Lookup:
     """Return the lookup of a step's packet as if its policy rule were not there."""
     left = {family: tuple(each for each in rules if each != step.rule) for family, rules in view.rules.items()}
     bare = View(view.ns)
     bare.__dict__["rules"] = left
-    incoming = step.device if step.reason is None else None
-    return routing.lookup(bare, step.packet, iif=incoming, src=step.packet.src)
+    return routing.lookup(bare, step.packet, iif=_incoming(case, step), src=step.packet.src)
+
+
+def _incoming(case: Case, step: Step) -> str | None:
+    """Return the device by which a routed packet came into the namespace, None for the namespace's own."""
+    found: str | None = None
+    for direction in Direction:
+        steps = case.steps(direction)
+        if not any(each is step for each in steps):
+            continue
+        for each in steps:
+            if each is step:
+                return found
+            if each.netns == step.netns and each.kind is StepKind.RECEIVE:
+                found = each.device
+    return found
 
 
 def forward_device(case: Case, netns: int) -> str | None:
@@ -71,13 +84,3 @@ def rule_command(case: Case, view: View, rule: PolicyRule) -> str:
 def rule_change(view: View, rule: PolicyRule) -> Change:
     """Return the change that deletes a policy rule."""
     return delete_policy_rule(view.id, rule)
-
-
-def engine_subnet(case: Case, network: IPNetwork) -> tuple[str, IPNetwork] | None:
-    """Return the engine's network (name and subnet) that a prefix overlaps without being it or containing everything."""
-    for each in case.before.intent.networks:
-        for pool in each.subnets:
-            same = pool.subnet.version == network.version
-            if same and network.prefixlen >= 4 and pool.subnet.overlaps(network):  # type: ignore[arg-type]
-                return each.name, pool.subnet
-    return None

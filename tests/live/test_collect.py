@@ -274,7 +274,7 @@ def test_routes_are_as_ip_prints_them(messy: tuple[str, Namespace], family: int)
         for route in rows(ns.routes)
         if route.dst.version == family
     ]
-    printed = [(int(row[0]) if str(row[0]).isdigit() else row[0], *row[1:]) for row in printed]
+    printed = [(int(str(row[0])), *row[1:]) for row in printed]
     assert sorted(map(repr, ours)) == sorted(map(repr, printed))
 
 

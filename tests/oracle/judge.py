@@ -303,9 +303,7 @@ class _Judge:
                 src_mac=SERVER_MAC if flow.expected.end == "s" else CLIENT_MAC,
             )  # fmt: skip
             status = tuple(dict.fromkeys((*flow.expected.tracking.status, "seen_reply", "confirmed")))
-            tracking = msgspec.structs.replace(
-                flow.expected.tracking, state=CtState.RELATED, reply=True, status=status
-            )
+            tracking = msgspec.structs.replace(flow.expected.tracking, state=CtState.RELATED, reply=True, status=status)
             iif = "sv0" if flow.expected.end == "s" else "cl0"
             outcome = self.router.arrive(error, tracking, iif)
             sent.append((flow, outcome))

@@ -63,6 +63,9 @@ class Router:
         for each in result.nats:
             if each.port_chosen_by_kernel:
                 state.port_free = True
+        if result.assumptions:
+            state.kind = "unknown"
+            return False
         if result.verdict == FilterVerdict.ACCEPT:
             return True
         state.kind = {

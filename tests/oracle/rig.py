@@ -104,7 +104,9 @@ class Rig:
 
     def tool(self, *command: str, text: str | None = None) -> str:
         """Run a command in the router; raises CalledProcessError with its stderr."""
-        done = self.inside("r", lambda: subprocess.run(command, input=text, text=True, capture_output=True, check=False))
+        done = self.inside(
+            "r", lambda: subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+        )
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
         return done.stdout

@@ -48,7 +48,9 @@ class Grammar:
     def host(self) -> str:
         """An address that packets carry."""
         hosts = HOSTS[self.family]
-        return self.random.choice([*hosts["cl0"][:3], *hosts["sv0"][:3], FAR[self.family], str(OWN[self.family]["cl0"])])
+        return self.random.choice(
+            [*hosts["cl0"][:3], *hosts["sv0"][:3], FAR[self.family], str(OWN[self.family]["cl0"])]
+        )
 
     def net(self) -> str:
         """A prefix around such an address."""
@@ -114,7 +116,14 @@ class Grammar:
             if random.random() < 0.2:
                 parts.append(f"{self.flag()}--sport {self.port()}")
             if proto == "tcp" and random.random() < 0.3:
-                flags = ("SYN,RST,ACK,FIN SYN", "ALL SYN,ACK", "SYN SYN", "ACK ACK", "ALL NONE", "FIN,SYN,RST,PSH,ACK,URG ACK")
+                flags = (
+                    "SYN,RST,ACK,FIN SYN",
+                    "ALL SYN,ACK",
+                    "SYN SYN",
+                    "ACK ACK",
+                    "ALL NONE",
+                    "FIN,SYN,RST,PSH,ACK,URG ACK",
+                )
                 parts.append(f"{self.flag()}--tcp-flags {random.choice(flags)}")
             if random.random() < 0.25:
                 kind = random.choice(("--dports", "--sports", "--ports"))
@@ -132,10 +141,14 @@ class Grammar:
         random = self.random
         parts = []
         if random.random() < 0.8:
-            states = random.sample(("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED", "SNAT", "DNAT"), random.randint(1, 3))
+            states = random.sample(
+                ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED", "SNAT", "DNAT"), random.randint(1, 3)
+            )
             parts.append(f"{self.flag()}--ctstate {','.join(states)}")
         if random.random() < 0.15:
-            parts.append(f"{self.flag()}--{random.choice(('ctorigsrc', 'ctorigdst', 'ctreplsrc', 'ctrepldst'))} {self.net()}")
+            parts.append(
+                f"{self.flag()}--{random.choice(('ctorigsrc', 'ctorigdst', 'ctreplsrc', 'ctrepldst'))} {self.net()}"
+            )
         if random.random() < 0.1:
             parts.append(f"{self.flag()}--ctproto {random.choice(('tcp', 'udp', '1'))}")
         if random.random() < 0.1:
@@ -239,7 +252,7 @@ class Grammar:
 
     def _vague(self, table: str, hooks: frozenset[str]) -> str:
         if self.random.random() < 0.7:
-            return "-m comment --comment \"a \\\"quoted\\\" -j DROP\""
+            return '-m comment --comment "a \\"quoted\\" -j DROP"'
         return self.random.choice(("-m limit --limit 1000/sec", "-m statistic --mode random --probability 0.5"))
 
     def _set(self, table: str, hooks: frozenset[str]) -> str:
@@ -257,7 +270,11 @@ class Grammar:
         return f"-m helper {self.flag()}--helper ftp"
 
     def _recent(self, table: str, hooks: frozenset[str]) -> str:
-        return "-m realm --realm 0x1" if hooks <= {"FORWARD", "POSTROUTING", "INPUT", "OUTPUT"} and self.family == 4 else ""
+        return (
+            "-m realm --realm 0x1"
+            if hooks <= {"FORWARD", "POSTROUTING", "INPUT", "OUTPUT"} and self.family == 4
+            else ""
+        )
 
     extras: tuple[Callable[[Grammar, str, frozenset[str]], str], ...] = (
         _conntrack, _conntrack, _conntrack, _addrtype, _mark, _mark, _range, _length, _ttl, _tos, _pkttype, _mac,
@@ -283,7 +300,7 @@ class Grammar:
         if table == "raw":
             options += ["-j CT --notrack", "-j CT --notrack"]
         if table != "nat" and random.random() < 0.2:
-            options.append(f"-j NFLOG --nflog-prefix \"x y\"")
+            options.append('-j NFLOG --nflog-prefix "x y"')
         return random.choice(options)
 
     def reject(self, proto: str) -> str:
@@ -317,7 +334,9 @@ class Grammar:
         if hooks <= {"PREROUTING", "OUTPUT"}:
             kind = random.random()
             if kind < 0.15 and hooks <= {"PREROUTING"}:
-                return "-j REDIRECT" + (f" --to-ports {random.choice(PORTS)}" if ports and random.random() < 0.6 else "")
+                return "-j REDIRECT" + (
+                    f" --to-ports {random.choice(PORTS)}" if ports and random.random() < 0.6 else ""
+                )
             if kind < 0.25:
                 net = "10.71.2.0/24" if self.family == 4 else "fd71:2::/64"
                 return f"-j NETMAP --to {net}"
@@ -397,7 +416,10 @@ class Grammar:
             fields: dict[str, int] = {}
             if proto in (6, 17):
                 # Ports differ between flows, so that translations do not meet by accident.
-                fields = {"sport": 40000 + at if random.random() < 0.7 else PORTS[at % 7], "dport": random.choice(PORTS)}
+                fields = {
+                    "sport": 40000 + at if random.random() < 0.7 else PORTS[at % 7],
+                    "dport": random.choice(PORTS),
+                }
                 if proto == 6:
                     fields["tcp_flags"] = random.choice((2, 2, 2, 2, 16, 24, 18, 17))
             else:
@@ -457,5 +479,9 @@ def ipsets(family: int) -> str:
         f"add list-{family} net-{family}",
     ]
     if family == 4:
-        lines += [f"create portmap-{family} bitmap:port range 0-2000", f"add portmap-{family} 80-90", f"add portmap-{family} 1000"]
+        lines += [
+            f"create portmap-{family} bitmap:port range 0-2000",
+            f"add portmap-{family} 80-90",
+            f"add portmap-{family} 1000",
+        ]
     return "\n".join(lines) + "\n"

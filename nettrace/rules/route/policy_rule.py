@@ -33,7 +33,7 @@ def check(case: Case) -> Result:
                 continue
             view = view_of(case, step)
             stops = step is blocker.step and step.reason in LOOKUP_STOPS
-            instead = without_rule(view, step)
+            instead = without_rule(case, view, step)
             better = instead.route is not None and instead.route.kind in ("unicast", "local")
             if not stops and (blocker.direction is Direction.REPLY or instead.ifindex == step.ifindex):
                 continue

@@ -19,7 +19,7 @@ from nettrace.rules.base import Change, Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_route
 from nettrace.rules.faults import intent_evidence, view_of
-from nettrace.rules.route_facts import engine_subnet, own_rule, routed_before
+from nettrace.rules.route_facts import own_rule, routed_before
 from nettrace.rules.wording import names, route_evidence, wire_evidence
 
 DEAD_ENDS = (Reason.NEIGHBOUR_FAILED, Reason.NO_CARRIER, Reason.OTHERHOST)
@@ -89,7 +89,7 @@ def _swallowed(case: Case, blocker: Blocker, step: Step) -> Hit | None:
         ),
         None,
     )
-    if subnet is None or rival is None or engine_subnet(case, rival.dst) is None:
+    if subnet is None or rival is None:
         return None
     return _hit(
         case,

@@ -53,6 +53,7 @@ def check(case: Case) -> Result:
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
+                direction=Direction.FORWARD,
                 segment=step.segment,
                 device=link.name,
                 netns=view.id,

@@ -1,0 +1,44 @@
+"""A table holds what nettrace cannot evaluate, and it could matter.
+
+What it reports: a rule on the packet's way has a match or action that the model does not know, and the answer could
+    depend on it.
+Why traffic stops: it need not; the model only cannot tell.
+Proof: the rule; the assumption that the verdict makes about it.
+Remedy: look at the rule's counter while sending; report the rule, so that nettrace learns it.
+Known limits: none.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.netfilter import Assumption
+from nettrace.model.verdict import Basis, Evidence, EvidenceKind, Severity
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.wording import is_native_nft, place_of, program
+
+
+def check(case: Case) -> Result:
+    """Fire for each rule that the trace makes an assumption about, as long as no answer was seen."""
+    if case.correlation.reply_seen:
+        return fired()
+    return fired(*(_hit(each) for each in case.trace.assumptions))
+
+
+def _hit(assumption: Assumption) -> Hit:
+    ref = assumption.rule
+    listing = (
+        f"nft -a list chain {ref.family} {ref.table} {ref.chain}"
+        if is_native_nft(ref)
+        else f"{program(ref)} -t {ref.table} -vnL {ref.chain} --line-numbers"
+    )
+    return Hit(
+        title=f"'{ref.text}' cannot be evaluated, and could change the answer",
+        explanation=f"{place_of(ref)}: {assumption.reason}.",
+        at=place_of(ref),
+        evidence=(Evidence(kind=EvidenceKind.RULE, ref=place_of(ref), text=ref.text),),
+        mend=Mend(summary="Watch the rule's counter while sending.", commands=(listing,)),
+        basis=Basis.PREDICTED,
+    )
+
+
+RULE = rule("filter.unreadable-table", check, rank=94, needs=("netfilter",), severity=Severity.WARNING)

@@ -1,0 +1,316 @@
+"""`nettrace path` in real hosts: what is healthy is delivered, and what is broken is named, and only that."""
+
+from __future__ import annotations
+
+import json
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nettrace.lab import FAULTS, Fault, Lab
+from nettrace.rules import RULES
+
+from .warm import Asker, Said
+
+pytestmark = pytest.mark.live
+
+CODES = {rule.code for rule in RULES}
+PLAIN = [each for each in FAULTS if "none" in each.kinds and each.code in CODES]
+#: One of each code that Docker's own rules and devices have a part in.
+DOCKER_NAMES = (
+    "masquerade-deleted",
+    "masquerade-accepted-first",
+    "icc-disabled",
+    "uplink-mtu",
+    "container-default-deleted",
+    "host-route-wrong-device",
+    "ip-forward-off",
+    "bridge-down",
+    "veth-detached",
+    "accept-deleted",
+    "forward-drop",
+    "docker-user-drop",
+    "port-closed",
+    "source-stopped",
+    "destination-stopped",
+    "no-network",
+    "network-internal",
+    "networks-isolated",
+    "direct-access-between-networks",
+    "remote-silent",
+    "rp-filter-bridge",
+)
+DOCKER = [each for each in FAULTS if each.name in DOCKER_NAMES and "docker" in each.kinds]
+#: Outcomes other than "stopped": packets arrive, but not all that should.
+DEGRADED = {"mtu.mismatch"}
+TRACEBACK = "Traceback"
+
+
+@pytest.fixture(scope="module")
+def askers() -> Iterator[dict[str, Asker]]:
+    made: dict[str, Asker] = {}
+    yield made
+    for each in made.values():
+        each.close()
+
+
+def asker_of(askers: dict[str, Asker], lab: Lab) -> Asker:
+    if lab.name not in askers:
+        askers[lab.name] = Asker(lab)
+    return askers[lab.name]
+
+
+def ask(askers: dict[str, Asker], lab: Lab, *args: str) -> Said:
+    said = asker_of(askers, lab).ask([*args, "--json", "--timeout", "0.5"])
+    assert TRACEBACK not in said.err
+    return said
+
+
+def delivered(said: Said) -> None:
+    verdict = said.verdict
+    assert (said.code, verdict["outcome"], verdict["stop"]) == (0, "delivered", None), codes(said)
+    assert [hop["point"] for hop in verdict["hops"] if hop["observed"] == "not-seen"] == []
+    assert {hop["agreement"] for hop in verdict["hops"]} <= {"agree", "unchecked"}
+
+
+def codes(said: Said) -> list[str]:
+    return [finding["code"] for finding in said.verdict["findings"]]
+
+
+def named_and_mended(askers: dict[str, Asker], lab: Lab, fault: Fault) -> None:
+    """Break one thing: exactly that is named, at its place; mend it, and the flow is delivered."""
+    if lab.hosts_fault(fault.name) is not None:  # another engine of the same kind has it
+        return
+    lab.prepare(fault.name)
+    question = lab.flow_of(fault.name)
+    lab.break_fault(fault.name)
+    said = ask(askers, lab, *question)
+    stop = said.verdict["stop"] or {}
+    assert (codes(said)[:1], stop.get("segment"), stop.get("direction"), said.code) == (
+        [fault.code],
+        fault.segment.value,
+        fault.direction.value,
+        1,
+    ), (codes(said), said.verdict["outcome"])
+    if fault.standing:
+        return
+    lab.mend(fault.name)
+    delivered(ask(askers, lab, *lab.flow_of(fault.name)))
+
+
+@pytest.mark.parametrize("fault", PLAIN, ids=lambda each: each.name)
+def test_a_fault_of_the_plain_lab_is_named(plain_lab: Lab, askers: dict[str, Asker], fault: Fault) -> None:
+    named_and_mended(askers, plain_lab, fault)
+
+
+@pytest.mark.parametrize("fault", DOCKER, ids=lambda each: each.name)
+def test_a_fault_of_a_docker_lab_is_named(docker_lab: Lab, askers: dict[str, Asker], fault: Fault) -> None:
+    named_and_mended(askers, docker_lab, fault)
+
+
+HEALTHY = {
+    "out": ("app", "8.8.8.8"),
+    "out-tcp": ("app", "8.8.8.8", "--proto", "tcp", "--port", "80"),
+    "out-udp": ("app", "8.8.8.8", "--proto", "udp", "--port", "53"),
+    "out-full-size": ("app", "8.8.8.8", "--size", "1500"),
+    "peer": ("app", "web"),
+    "peer-tcp": ("app", "web", "--proto", "tcp", "--port", "80"),
+    "from-the-host": ("host", "app"),
+}
+
+
+@pytest.mark.parametrize("args", HEALTHY.values(), ids=HEALTHY)
+def test_a_healthy_flow_of_a_docker_lab_is_delivered(
+    docker_lab: Lab, askers: dict[str, Asker], args: tuple[str, ...]
+) -> None:
+    delivered(ask(askers, docker_lab, "path", *args))
+
+
+@pytest.mark.parametrize("args", HEALTHY.values(), ids=HEALTHY)
+def test_a_healthy_flow_of_the_plain_lab_is_delivered(
+    plain_lab: Lab, askers: dict[str, Asker], args: tuple[str, ...]
+) -> None:
+    delivered(ask(askers, plain_lab, "path", *args))
+
+
+# the command as it is typed
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """Hold an error to its form: that exit code, nothing on stdout, one or two sentences that say what it is about."""
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert done.stderr.startswith("nettrace: ")
+    assert TRACEBACK not in done.stderr
+    assert "defect" not in done.stderr
+    assert len(done.stderr) < 600
+    for word in words:
+        assert word in done.stderr
+
+
+def test_the_text_and_the_exit_code(plain_lab: Lab) -> None:
+    done = plain_lab.nettrace(["path", "c5ff39f37596", "8.8.8.8"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("DELIVERED")
+    assert done.stderr == ""
+
+
+def test_predict_sends_nothing(plain_lab: Lab) -> None:
+    before = packets(plain_lab)
+    done = plain_lab.nettrace(["path", "app", "8.8.8.8", "--predict", "--json"])
+    assert done.returncode == 0, done.stderr
+    assert {hop["observed"] for hop in json.loads(done.stdout)["hops"]} == {"not-probed"}
+    assert packets(plain_lab) == before
+
+
+def packets(lab: Lab) -> int:
+    (row,) = json.loads(lab.check(["ip", "-j", "-s", "link", "show", "eth0"], "app"))
+    return int(row["stats64"]["tx"]["packets"])
+
+
+def test_the_capture_is_written(plain_lab: Lab, tmp_path: Path) -> None:
+    from nettrace.wire.pcapng import read_pcapng
+
+    path = tmp_path / "out.pcapng"
+    assert plain_lab.nettrace(["path", "app", "8.8.8.8", "--pcap", str(path)]).returncode == 0
+    assert len(read_pcapng(path.read_bytes()).frames) >= 8
+    refused(plain_lab.nettrace(["path", "app", "8.8.8.8", "--pcap", "/nonexistent/x"]), 4, "/nonexistent/x")
+
+
+USAGE = {
+    "icmp-port": (("app", "web", "--port", "80"), "icmp"),
+    "tcp-no-port": (("app", "web", "--proto", "tcp"), "--port"),
+    "port-0": (("app", "web", "--proto", "tcp", "--port", "0"), "--port"),
+    "size-small": (("app", "web", "--size", "10"), "--size 10"),
+    "size-large": (("app", "web", "--size", "65536"), "--size 65536"),
+    "size-word": (("app", "web", "--size", "big"), "--size"),
+    "unknown-flag": (("app", "web", "--sise", "10"), "--sise"),
+    "missing-dst": (("app",), "DST"),
+    "too-many": (("app", "web", "c1"), "c1"),
+}
+
+
+@pytest.mark.parametrize(("args", "word"), USAGE.values(), ids=USAGE)
+def test_a_wrong_command_line_is_a_usage_error(plain_lab: Lab, args: tuple[str, ...], word: str) -> None:
+    refused(plain_lab.nettrace(["path", *args]), 2, word)
+
+
+def test_what_is_not_there_is_said(plain_lab: Lab) -> None:
+    refused(plain_lab.nettrace(["path", "nosuch", "8.8.8.8"]), 4, "nosuch")
+    refused(plain_lab.nettrace(["path", "netns:nosuch", "8.8.8.8"]), 4, "nosuch")
+    refused(plain_lab.nettrace(["path", "pid:4194305", "8.8.8.8"]), 4, "4194305")
+    refused(plain_lab.nettrace(["path", "app", "no-such-name.example"]), 4, "no-such-name.example")
+
+
+def test_an_ambiguous_prefix_lists_what_it_fits(docker_lab: Lab) -> None:
+    ids = docker_lab.docker("ps", "-aq", "--no-trunc").split()
+    first = [identity[0] for identity in ids]
+    letter = next((each for each in first if first.count(each) > 1), None)
+    number = 0
+    while letter is None:
+        number += 1
+        identity = docker_lab.run_container(f"twin{number}", "net1")
+        letter = identity[0] if identity[0] in first else None
+        first.append(identity[0])
+    try:
+        refused(docker_lab.nettrace(["path", letter, "8.8.8.8"]), 4, letter, "container:")
+    finally:
+        for each in range(1, number + 1):
+            docker_lab.docker("rm", "-f", f"twin{each}")
+
+
+def test_an_engine_that_does_not_answer_is_said(plain_lab: Lab) -> None:
+    env = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+    refused(plain_lab.nettrace(["path", "nosuch", "8.8.8.8"], env=env), 4, "/nonexistent/docker.sock")
+
+
+def test_ipv6_that_a_container_lacks_is_said(plain_lab: Lab) -> None:
+    done = plain_lab.nettrace(["path", "app", "2001:4860:4860::8888"])
+    assert done.returncode in (1, 4)
+    assert "IPv6" in done.stdout + done.stderr
+    assert TRACEBACK not in done.stderr
+
+
+def test_without_root_the_lacking_capability_is_named(plain_lab: Lab, tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    setpriv = shutil.which("setpriv")
+    assert setpriv is not None
+    argv = [setpriv, f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+    done = plain_lab.exec([*argv, sys.executable, "-m", "nettrace", "path", "app", "8.8.8.8"])
+    refused(done, 4, "CAP_")
+
+
+def test_a_container_that_dies_meanwhile_is_no_traceback(docker_lab: Lab) -> None:
+    identity = docker_lab.run_container("mortal")
+    try:
+        for delay in (0.3, 0.6, 0.9):
+            docker_lab.docker("start", identity)
+            child = started(docker_lab, "path", "mortal", "8.8.8.8")
+            time.sleep(delay)
+            docker_lab.docker("kill", identity)
+            out, err = child.communicate(timeout=30)
+            assert child.returncode in (0, 1, 3, 4)
+            assert TRACEBACK not in err
+            assert "defect" not in err
+            assert bool(out) or err.startswith("nettrace: ")
+    finally:
+        docker_lab.docker("rm", "-f", identity)
+
+
+def started(lab: Lab, *args: str, pipe_to: str | None = None) -> subprocess.Popen[str]:
+    argv = lab.command([sys.executable, "-m", "nettrace", *args])
+    return subprocess.Popen(
+        argv, env=lab.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def own_objects(lab: Lab) -> tuple[str, str]:
+    """Return what a run could leave in the host's namespace: nft tables and links."""
+    return lab.check(["nft", "list", "tables"]), lab.check(["ip", "-br", "link"])
+
+
+@pytest.mark.parametrize("delay", [0.4, 1.2])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+def test_ctrl_c_ends_it_and_leaves_nothing(plain_lab: Lab, number: signal.Signals, code: int, delay: float) -> None:
+    before = own_objects(plain_lab)
+    plain_lab.break_fault("remote-silent")
+    child = started(plain_lab, "path", "app", "8.8.8.8", "--timeout", "30")
+    time.sleep(delay)
+    child.send_signal(number)
+    _out, err = child.communicate(timeout=10)
+    assert child.returncode == code, err
+    assert TRACEBACK not in err
+    plain_lab.mend()
+    assert own_objects(plain_lab) == before
+
+
+def test_a_reader_that_leaves_early_is_no_traceback(plain_lab: Lab) -> None:
+    argv = ["bash", "-c", f"{sys.executable} -m nettrace path app 8.8.8.8 --json | true; echo ${{PIPESTATUS[0]}}"]
+    done = plain_lab.exec(argv)
+    assert done.stdout.strip() in ("141", "0")
+    assert done.stderr == ""
+
+
+def test_two_labs_of_one_name_are_refused(plain_lab: Lab) -> None:
+    argv = [sys.executable, "-m", "nettrace", "lab", "up", plain_lab.name, "--engine", "none"]
+    refused(subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60), 4, plain_lab.name)
+
+
+def test_a_run_closes_what_it_opens(plain_lab: Lab) -> None:
+    code = (
+        "import os, sys\nfrom nettrace.cli import main\n"
+        "count = lambda: len(os.listdir('/proc/self/fd'))\n"
+        "args = ['path', 'app', '8.8.8.8', '--json']\n"
+        "main(args); before = count(); main(args); after = count()\n"
+        "print(before, after, file=sys.stderr)\n"
+    )
+    done = plain_lab.exec([sys.executable, "-c", code], env={"PYTHONPATH": str(Path.cwd())})
+    before, after = done.stderr.split()
+    assert before == after
