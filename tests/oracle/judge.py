@@ -111,7 +111,7 @@ _LEGACY = {
 }
 
 
-# --- judging -----------------------------------------------------------------------------------------------------------
+# --- judging ---
 
 
 @dataclass
@@ -449,7 +449,8 @@ def _describe(
     case: Case, flow: _Flow, stage: str, want: Outcome, got: list[tuple[str, wire.Sight]], problem: str
 ) -> str:
     trail = "\n".join(
-        f"  [{result.hook.value}] {'  ' * entry.level}{entry.event} {entry.rule.table}: {entry.rule.text} => {entry.effect}"
+        f"  [{result.hook.value}] {'  ' * entry.level}{entry.event} {entry.rule.table}: "
+        f"{entry.rule.text} => {entry.effect}"
         for result in want.results
         for entry in result.trail
     )
@@ -460,6 +461,6 @@ def _describe(
         f" ttl {want.packet.ttl} tos {want.packet.tos}; it {problem}\n"
         f"  packet {first.src} > {first.dst} proto {first.proto} {first.sport}>{first.dport} icmp {first.icmp_type}"
         f" flags {first.tcp_flags} ttl {first.ttl} tos {first.tos} length {first.length}\n"
-        f"  seen {[(end, sight.packet.src, sight.packet.dst, sight.packet.sport, sight.packet.dport) for end, sight in got]}\n"
+        f"  seen {[(end, at.packet.src, at.packet.dst, at.packet.sport, at.packet.dport) for end, at in got]}\n"
         f"  tracking {want.tracking}\n{trail}\n{case.rules}"
     )

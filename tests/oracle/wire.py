@@ -129,7 +129,8 @@ def _read_ip(data: bytes, *, inner: bool = False) -> Sight | None:
     else:
         return None
     packet = Packet(
-        family=family, src=ip_address(source), dst=ip_address(destination), proto=proto, ttl=ttl, length=length, tos=tos,
+        family=family, src=ip_address(source), dst=ip_address(destination),
+        proto=proto, ttl=ttl, length=length, tos=tos,
         **fields,
     )  # fmt: skip
     return Sight(packet, flow, quoted, reset)

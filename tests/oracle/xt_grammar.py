@@ -242,7 +242,8 @@ class Grammar:
     def _owner(self, table: str, hooks: frozenset[str]) -> str:
         if not hooks <= {"OUTPUT"}:
             return ""
-        return f"-m owner {self.flag()}{self.random.choice(('--uid-owner 0', '--uid-owner 7', '--gid-owner 0-5', '--socket-exists'))}"
+        owner = self.random.choice(("--uid-owner 0", "--uid-owner 7", "--gid-owner 0-5", "--socket-exists"))
+        return f"-m owner {self.flag()}{owner}"
 
     def _policy(self, table: str, hooks: frozenset[str]) -> str:
         kind = self.random.choice(("none", "ipsec"))
@@ -319,7 +320,8 @@ class Grammar:
             "-j MARK --set-xmark 0x1/0xffffffff", "-j MARK --set-xmark 0x2/0x2", "-j MARK --and-mark 0xfe",
             "-j MARK --or-mark 0x10", "-j MARK --xor-mark 0x3", "-j MARK --set-mark 0x6/0x3",
             "-j CONNMARK --set-xmark 0x1/0xffffffff", "-j CONNMARK --save-mark", "-j CONNMARK --restore-mark",
-            "-j CONNMARK --save-mark --nfmask 0x3 --ctmask 0x13", "-j CONNMARK --restore-mark --nfmask 0xf --ctmask 0xf",
+            "-j CONNMARK --save-mark --nfmask 0x3 --ctmask 0x13",
+            "-j CONNMARK --restore-mark --nfmask 0xf --ctmask 0xf",
             "-j DSCP --set-dscp 0x0a", "-j TOS --set-tos 0x10/0xff", "-j TOS --and-tos 0x0f", "-j TOS --or-tos 0x08",
         ]  # fmt: skip
         name, option = ("TTL", "ttl") if self.family == 4 else ("HL", "hl")
