@@ -144,7 +144,7 @@ def _walk(view: View, packet: Packet, around: Surroundings, guess: str) -> tuple
         if local:
             run(Hook.INPUT, iif=around.iif)
         elif run(Hook.FORWARD, iif=around.iif, out=leaves_by()):
-            run(Hook.POSTROUTING, out=leaves_by())
+            run(Hook.POSTROUTING, iif=around.iif, out=leaves_by())
     return _answer(results, old, assumptions), guessed
 
 

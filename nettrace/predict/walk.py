@@ -352,9 +352,19 @@ class _Walk:
 
     # -- output ------------------------------------------------------------------------------------------------
 
-    def _output(self, view: View, packet: Packet, tracking: Tracking, found: routing.Lookup, out: Link) -> None:
+    def _output(
+        self,
+        view: View,
+        packet: Packet,
+        tracking: Tracking,
+        found: routing.Lookup,
+        out: Link,
+        *,
+        iif: str | None = None,
+    ) -> None:
         """Run POSTROUTING, resolve the next hop, and hand the frame to the device (ip_output, neigh_output)."""
-        result = self._hook(view, Hook.POSTROUTING, packet, tracking, "egress", oif=out.name)
+        # A forwarded packet still carries its input device here (ip_output), and nft can match it.
+        result = self._hook(view, Hook.POSTROUTING, packet, tracking, "egress", iif=iif, oif=out.name)
         packet = result.packet
         self.table.keep(view, result.tracking)
         if out.loopback:
@@ -925,7 +935,7 @@ class _Walk:
             self._too_big(view, out, packet, limit, "egress", local=False)
         packet = replace(packet, ttl=packet.ttl - 1)
         result = self._hook(view, Hook.FORWARD, packet, tracking, "stack", iif=device.name, oif=out.name)
-        self._output(view, result.packet, result.tracking, found, out)
+        self._output(view, result.packet, result.tracking, found, out, iif=device.name)
 
     def _deliver(self, view: View, device: Link, packet: Packet, tracking: Tracking) -> None:
         """Run INPUT and hand the packet to a socket, or to the kernel's own ICMP (ip_local_deliver)."""
