@@ -228,8 +228,14 @@ def _terminated_like_interrupted() -> Iterator[None]:
     import signal
     import threading
 
+    asked: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated(number)
+        # Raised inside a finaliser or a callback of a library, the exception would be lost: the alarm says it again.
+        asked[:] = [asked[0] if asked else number]
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        raise _Terminated(asked[0])
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -241,5 +247,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in former.items():
             signal.signal(number, handler)

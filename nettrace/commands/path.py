@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nettrace._version import __version__
-from nettrace.errors import NettraceError, UsageError
+from nettrace.errors import NettraceError, PrivilegeError, UsageError
 from nettrace.model.base import rows
 from nettrace.model.flow import HEADER_BYTES, Flow, Proto
 from nettrace.model.verdict import EXIT_CODE, Timing, Verdict
@@ -159,6 +159,7 @@ def answer_live(question: Question, *, predict_only: bool = False) -> Answer:
     from nettrace.collect import Collector
 
     started = time.monotonic()
+    check_capabilities(predict_only=predict_only)
     with Collector() as collector:
         flow = collector.resolve(
             question.src,
@@ -180,6 +181,21 @@ def answer_live(question: Question, *, predict_only: bool = False) -> Answer:
     if planned is None:
         return answer
     return replace(answer, dports=planned.token.dports, tunnels=planned.token.vxlan_ports)
+
+
+#: Capabilities by their bit (linux/capability.h): to enter namespaces, and to open raw and packet sockets.
+CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
+PROBE_CAPABILITIES = {"CAP_NET_RAW": 13, "CAP_NET_ADMIN": 12}
+
+
+def check_capabilities(*, predict_only: bool) -> None:
+    """Raise PrivilegeError when the process lacks a capability that the question needs."""
+    with Path("/proc/self/status").open() as status:
+        held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    needed = CAPABILITIES if predict_only else {**CAPABILITIES, **PROBE_CAPABILITIES}
+    lacking = [name for name, bit in needed.items() if not held >> bit & 1]
+    if lacking:
+        raise PrivilegeError(f"nettrace path lacks {', '.join(lacking)}: run it as root, as in: sudo nettrace path …")
 
 
 def check_size(flow: Flow) -> None:
@@ -225,7 +241,19 @@ def plan(before: Snapshot, trace: Trace, question: Question) -> ProbePlan | None
         return None
     from probes.plan import plan_probe
 
-    return plan_probe(trace, before, count=question.count, timeout_s=question.timeout_s, token=os.urandom(8))
+    timeout_s = max(question.timeout_s, ASKED_AGAIN_S) if waits_for_neighbour(trace) else question.timeout_s
+    return plan_probe(trace, before, count=question.count, timeout_s=timeout_s, token=os.urandom(8))
+
+
+#: A next hop that is being asked for is asked again after a second (retrans_time_ms), and only then may it answer.
+ASKED_AGAIN_S = 2.2
+
+
+def waits_for_neighbour(trace: Trace) -> bool:
+    """Tell whether the packet must wait for a next hop whose last request went unanswered."""
+    steps = [step for leg in (trace.forward, trace.reply) if leg is not None for step in leg.steps]
+    entries = [step.neighbour for step in steps if step.neighbour is not None]
+    return any(entry.state in ("INCOMPLETE", "FAILED") for entry in entries)
 
 
 def probe(collector: Collector, trace: Trace, planned: ProbePlan) -> Observation:

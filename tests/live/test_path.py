@@ -84,6 +84,11 @@ def codes(said: Said) -> list[str]:
     return [finding["code"] for finding in said.verdict["findings"]]
 
 
+#: Faults whose object nobody can prove from this host: which MAC address the uplink's router really has is known only
+#: beyond it, so the answer is that nothing came back from there.
+BEYOND_SIGHT = {"stale-neighbour-uplink": ("remote.no-reply", "remote", "reply")}
+
+
 def named_and_mended(askers: dict[str, Asker], lab: Lab, fault: Fault) -> None:
     """Break one thing: exactly that is named, at its place; mend it, and the flow is delivered."""
     if lab.hosts_fault(fault.name) is not None:  # another engine of the same kind has it
@@ -93,16 +98,22 @@ def named_and_mended(askers: dict[str, Asker], lab: Lab, fault: Fault) -> None:
     lab.break_fault(fault.name)
     said = ask(askers, lab, *question)
     stop = said.verdict["stop"] or {}
-    assert (codes(said)[:1], stop.get("segment"), stop.get("direction"), said.code) == (
-        [fault.code],
-        fault.segment.value,
-        fault.direction.value,
-        1,
-    ), (codes(said), said.verdict["outcome"])
+    expected = BEYOND_SIGHT.get(fault.name, (fault.code, fault.segment.value, fault.direction.value))
+    got = (codes(said)[0] if codes(said) else None, stop.get("segment"), stop.get("direction"))
+    if fault.name == "network-internal" and got[1] == "host":
+        # The catalogue allows both: it depends on whether the engine gave the network's containers a default route.
+        got = (got[0], expected[1], got[2])
+    assert (got, said.code) == (expected, 1), (codes(said), said.verdict["outcome"])
     if fault.standing:
         return
     lab.mend(fault.name)
-    delivered(ask(askers, lab, *lab.flow_of(fault.name)))
+    for _attempt in range(5):
+        # A carrier that came back and a next hop that failed take the kernel a second or two.
+        said = ask(askers, lab, *lab.flow_of(fault.name))
+        if said.code == 0:
+            break
+        time.sleep(0.8)
+    delivered(said)
 
 
 @pytest.mark.parametrize("fault", PLAIN, ids=lambda each: each.name)
@@ -171,8 +182,11 @@ def test_predict_sends_nothing(plain_lab: Lab) -> None:
 
 
 def packets(lab: Lab) -> int:
-    (row,) = json.loads(lab.check(["ip", "-j", "-s", "link", "show", "eth0"], "app"))
-    return int(row["stats64"]["tx"]["packets"])
+    """Return how many echo requests the container's namespace has sent; ARP and IPv6 chatter are not the probe's."""
+    rows = [
+        line.split() for line in lab.check(["cat", "/proc/net/snmp"], "app").splitlines() if line.startswith("Icmp:")
+    ]
+    return int(rows[1][rows[0].index("OutEchos")])
 
 
 def test_the_capture_is_written(plain_lab: Lab, tmp_path: Path) -> None:
@@ -226,9 +240,9 @@ def test_an_ambiguous_prefix_lists_what_it_fits(docker_lab: Lab) -> None:
             docker_lab.docker("rm", "-f", f"twin{each}")
 
 
-def test_an_engine_that_does_not_answer_is_said(plain_lab: Lab) -> None:
+def test_an_engine_that_does_not_answer_is_said(docker_lab: Lab) -> None:
     env = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
-    refused(plain_lab.nettrace(["path", "nosuch", "8.8.8.8"], env=env), 4, "/nonexistent/docker.sock")
+    refused(docker_lab.nettrace(["path", "nosuch", "8.8.8.8"], env=env), 4, "/nonexistent/docker.sock")
 
 
 def test_ipv6_that_a_container_lacks_is_said(plain_lab: Lab) -> None:
