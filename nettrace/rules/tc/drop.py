@@ -19,7 +19,6 @@ from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import Change, set_link
 from nettrace.rules.faults import errno_or_wire, lost_on_wire
 from nettrace.rules.wording import enter
 
@@ -86,7 +85,6 @@ def _hit(case: Case, blocker: Blocker, point: Point, view: View, link: Link, att
         mend=Mend(
             summary="Remove it, or raise its limits.",
             commands=(enter(case, view.id) + _command(link, first),),
-            change=_without(view, link),
         ),
         basis=blocker.basis,
         blocker=blocker,
@@ -102,10 +100,6 @@ def _command(link: Link, text: str) -> str:
     if text.startswith("filter"):
         return f"tc filter del dev {link.name} {'ingress' if 'ingress' in text else 'egress'}"
     return f"tc qdisc del dev {link.name} root"
-
-
-def _without(view: View, link: Link) -> Change:
-    return set_link(view.id, link.ifindex, tc=(), xdp=None)
 
 
 def _rise(case: Case, view: View, link: Link) -> int:
