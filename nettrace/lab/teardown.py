@@ -135,10 +135,10 @@ def _recorded(name: str) -> Iterator[tuple[int, int]]:
 def _contained(name: str) -> set[int]:
     """Return the pids in the lab's cgroups, of every hierarchy."""
     pids: set[int] = set()
-    for cgroup in _cgroups(name):
-        for procs in cgroup.rglob("cgroup.procs"):
+    for top in _cgroups(name):
+        for cgroup in _tree(top):
             with contextlib.suppress(OSError):
-                pids |= {int(pid) for pid in procs.read_text().split()}
+                pids |= {int(pid) for pid in (cgroup / "cgroup.procs").read_text().split()}
     return pids
 
 
@@ -147,11 +147,19 @@ def _cgroups(lab: str) -> list[Path]:
     return [path for pattern in (f"{PREFIX}{lab}", f"*/{PREFIX}{lab}") for path in CGROUPS.glob(pattern)]
 
 
+def _tree(top: Path) -> list[Path]:
+    """Return a folder and all below it, parents first; what disappears while we look is left out.
+
+    Path.rglob raises in that case, and runc removes cgroups while a lab is being taken down.
+    """
+    return [Path(folder) for folder, _, _ in os.walk(top)]
+
+
 def _remove_cgroups(name: str) -> None:
     """Remove the lab's empty cgroups, deepest first; the kernel may need a moment after the last process ended."""
     deadline = time.monotonic() + 3
     for top in _cgroups(name):
-        for cgroup in [*sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True), top]:
+        for cgroup in reversed(_tree(top)):
             while True:
                 try:
                     cgroup.rmdir()

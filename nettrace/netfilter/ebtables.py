@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from nettrace.errors import InputError
 from nettrace.model.netfilter import Hook, RuleRef
-from nettrace.netfilter.iptables import MAX_BYTES
+from nettrace.netfilter.iptables import MAX_BYTES, split_words
 from nettrace.netfilter.names import ICMP4_TYPES, ICMP6_TYPES
 from nettrace.netfilter.owner import owner_of
 from nettrace.netfilter.ruleset import (
@@ -148,7 +148,10 @@ def _rule(table: TableBuilder, line: str, at: int) -> None:
         counters, _, line = line.partition("] ")
         first = counters[1:].partition(":")[0]
         packets = int(first) if first.isdigit() else None
-    words = line.split()
+    try:
+        words = split_words(line)
+    except ValueError as error:
+        raise InputError(f"line {at}: {error}: {line[:200]!r}") from None
     chain = table.chains.get(words[1]) if len(words) > 1 else None
     if chain is None:
         raise InputError(f"line {at}: a rule for a chain that the dump does not declare: {line[:60]!r}")
@@ -189,8 +192,9 @@ def _exprs(words: list[str], table: TableBuilder) -> tuple[list[Expr], int | Non
             target = [words[at]]
             at += 1
             while at < len(words) and words[at].startswith(_TARGET_OPTIONS):
-                target += words[at : at + 2]
-                at += 2
+                count = 1 if words[at] == "--snat-arp" else 2
+                target += words[at : at + count]
+                at += count
             continue
         if word == "-c":
             packets = int(words[at]) if words[at].isdigit() else None
@@ -209,7 +213,11 @@ def _exprs(words: list[str], table: TableBuilder) -> tuple[list[Expr], int | Non
         at += 1
         exprs += _option(word, value, negated)
         negated = False
-    return exprs + list(_target(target, table)), packets
+    try:
+        return exprs + list(_target(target, table)), packets
+    except ValueError as error:
+        text = " ".join(target)
+        return [*exprs, UnknownStatement(text=text, reason=f"{text} cannot be read ({error})")], packets
 
 
 #: Options that take no value.
@@ -329,7 +337,8 @@ def _verdict(name: str) -> Statement:
 
 def _target(words: list[str], table: TableBuilder) -> Iterator[Expr]:
     name, text = words[0], " ".join(words)
-    options = dict(zip(words[1::2], words[2::2], strict=False))
+    valued = [word for word in words[1:] if word != "--snat-arp"]
+    options = dict(zip(valued[::2], valued[1::2], strict=False))
     if name in ("ACCEPT", "DROP", "RETURN", "CONTINUE"):
         if table.name == "broute" and name == "DROP":
             # In the broute table DROP means: route the frame instead of bridging it.

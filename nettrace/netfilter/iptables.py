@@ -28,7 +28,7 @@ from nettrace.netfilter.ruleset import (
 from nettrace.netfilter.xt_matches import MODULES, Module, Option, header
 from nettrace.netfilter.xt_targets import TARGETS, is_extension
 
-__all__ = ["MAX_BYTES", "fill_iptables", "parse_iptables_save"]
+__all__ = ["MAX_BYTES", "fill_iptables", "parse_iptables_save", "split_words"]
 
 #: Largest dump that is read, in characters; the largest rulesets in the field are a tenth of it.
 MAX_BYTES = 256 * 1024 * 1024
@@ -170,7 +170,7 @@ class _Reader:
                 raise InputError(f"line {number}: {counters[:40]!r} are no counters") from None
         if not line.startswith(("-A ", "--append ")):
             raise InputError(_explain(line, number, self.family))
-        name = line.split(None, 2)[1]
+        name = line.partition(" ")[2].lstrip().partition(" ")[0].strip()
         chain = self.chains.get(name)
         if chain is None:
             raise InputError(f"line {number}: a rule for chain {name[:40]!r}, which the dump does not declare")
@@ -216,8 +216,11 @@ class _BadLine(ValueError):
     """A rule that cannot be read; the message lacks the line number."""
 
 
-def _split(line: str) -> list[str]:
-    """Split a rule into words as iptables-restore does: double quotes group, a backslash takes the next character."""
+def split_words(line: str) -> list[str]:
+    """Split a rule into words as iptables-restore does: double quotes group, a backslash takes the next character.
+
+    Raises ValueError when a quote is not closed.
+    """
     if '"' not in line:
         return line.split()
     words: list[str] = []
@@ -256,7 +259,7 @@ class _Line:
         chains: dict[str, ChainBuilder],
         known: dict[tuple[str, str], tuple[Expr, ...]],
     ) -> None:
-        self.words = _split(line)
+        self.words = split_words(line)
         self.size = len(self.words)
         self.at = 2
         self.family = family
@@ -299,7 +302,10 @@ class _Line:
                 self.exprs += header(Option("-f", negated, ()), self.family)
                 negated = False
             elif word in ("-c", "--set-counters"):
-                self.packets = int(self._next(word))
+                counter = self._next(word)
+                if not counter.isdigit():
+                    raise _BadLine(f"{counter[:40]!r} is no counter")
+                self.packets = int(counter)
                 self._next(word)
             elif word in ("-4", "--ipv4", "-6", "--ipv6"):
                 continue

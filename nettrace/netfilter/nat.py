@@ -30,6 +30,10 @@ _WITH_PORTS = (6, 17, 33, 132, 136)
 _DST_HOOKS = (Hook.PREROUTING, Hook.OUTPUT)
 
 
+#: What is taken for granted about a source address that the kernel draws from a range (find_appropriate_src).
+REUSE = "the address is drawn by a hash, unless another connection from the same source port has one already"
+
+
 class _Wish(msgspec.Struct):
     """The values of one NAT statement for one packet; None where it leaves the packet's own."""
 
@@ -176,6 +180,8 @@ def _set_up(s: Skb, expr: Nat, ref: RuleRef, wish: _Wish) -> Ruling:
     unknown_ip = wish.low is None and expr.kind in ("masquerade", "redirect")
     if changed_ip or changed_port or unknown_ip:
         _mark_status(s, source=source)
+    if source and wish.low != wish.high:
+        s.assumed += (Assumption(rule=ref, reason=REUSE),)
     s.nat_set = True
     s.nats += (_result(expr, ref, source, (old_ip, new_ip, changed_ip), (old_port, new_port, changed_port), chosen),)
     shown = "an address that is not known" if unknown_ip else str(new_ip)

@@ -234,7 +234,10 @@ def _port_range(text: str) -> tuple[int | None, int | None, int | None]:
     span, slash, base = text.partition("/")
     low, dash, high = span.partition("-")
     first = port(low)
-    return first, port(high) if dash else first, port(base) if slash else None
+    last = port(high) if dash else first
+    if last < first:
+        raise ValueError(f"{text} is no port range")
+    return first, last, port(base) if slash else None
 
 
 def _split_destination(text: str, family: int) -> tuple[str, str]:

@@ -69,7 +69,7 @@ def addresses(text: str, family: int) -> tuple[int, int]:
     low, dash, high = text.partition("-")
     first = ip_address(unzone(low))
     last = ip_address(unzone(high)) if dash else first
-    if first.version != family or last.version != family:
+    if first.version != family or last.version != family or int(last) < int(first):
         raise ValueError(f"{text} is no IPv{family} address range")
     return int(first), int(last)
 

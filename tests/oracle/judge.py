@@ -20,7 +20,7 @@ from nettrace.model.snapshot import DumpFormat, NetfilterDump
 from nettrace.netfilter import Ruleset, load_ruleset
 from tests.oracle import wire
 from tests.oracle.model import Outcome, Router, first_state, reply_tracking
-from tests.oracle.rig import CLIENT_MAC, SERVER_MAC, Rig, rig
+from tests.oracle.rig import CLIENT_MAC, OWN, SERVER_MAC, Rig, rig, route
 from tests.oracle.xt_grammar import Case, Grammar
 
 PAYLOAD = b"nettrace oracle.."
@@ -51,7 +51,7 @@ class Report:
         return f"{self.cases} cases: {counts}; skipped: {skipped or 'none'}; differences: {len(self.differences)}"
 
 
-def run(cases: int, seed: int, *, backends: tuple[str, ...] = ("nft", "legacy"), stop_after: int = 5) -> Report:
+def run(cases: int, seed: int, *, backends: tuple[str, ...] = ("nft", "legacy", "both"), stop_after: int = 5) -> Report:
     """Judge random iptables cases; needs root. The same seed makes the same cases."""
     report = Report()
     with rig() as one:
@@ -74,21 +74,27 @@ def random_cases(count: int, seed: int, backends: tuple[str, ...]) -> Iterator[C
 
 
 def load_xt(one: Rig, case: Case) -> Ruleset:
-    """Load a case with iptables-restore; raises Refused."""
-    suffix = "legacy" if case.backend == "legacy" else "nft"
-    name = "iptables" if case.family == 4 else "ip6tables"
-    try:
-        one.tool(f"{name}-{suffix}-restore", text=case.rules)
-    except subprocess.CalledProcessError as error:
-        raise Refused(" ".join(error.stderr.split())[:140]) from error
-    saved = one.tool(f"{name}-{suffix}-save", "-c")
-    family = "ip" if case.family == 4 else "ip6"
-    return load_ruleset(
-        [
-            NetfilterDump(format=DumpFormat.IPTABLES_SAVE, backend=case.backend, family=family, text=saved),
-            NetfilterDump(format=DumpFormat.IPSET_SAVE, backend="nft", family="all", text=one.tool("ipset", "save")),
-        ]
-    )
+    """Load a case with iptables-restore, and read it back as nettrace does; raises Refused."""
+    name, family = ("iptables", "ip") if case.family == 4 else ("ip6tables", "ip6")
+    parts = {"nft": case.rules, "legacy": case.legacy_rules}
+    if case.backend == "legacy":
+        parts = {"legacy": case.rules}
+    dumps: list[NetfilterDump] = []
+    for backend, text in parts.items():
+        if not text:
+            continue
+        try:
+            one.tool(f"{name}-{backend}-restore", text=text)
+        except subprocess.CalledProcessError as error:
+            raise Refused(" ".join(error.stderr.split())[:140]) from error
+        saved = one.tool(f"{name}-{backend}-save", "-c")
+        dumps.append(NetfilterDump(format=DumpFormat.IPTABLES_SAVE, backend=backend, family=family, text=saved))
+        if backend == "nft":
+            listed = one.tool("nft", "-j", "list", "ruleset")
+            dumps.append(NetfilterDump(format=DumpFormat.NFT_JSON, backend="nft", family="all", text=listed))
+    sets = one.tool("ipset", "save")
+    dumps.append(NetfilterDump(format=DumpFormat.IPSET_SAVE, backend="nft", family="all", text=sets))
+    return load_ruleset(dumps)
 
 
 def clear(one: Rig) -> None:
@@ -196,11 +202,8 @@ class _Judge:
             self._compare(flow, "first", flow.expected, seen.get(flow.number, []))
 
     def _from_router(self, packet: Packet) -> Packet:
-        from tests.oracle import rig as where
-
-        device = where.route(packet.dst)
-        # The kernel computes checksums and picks TTL 64; DF is set by path MTU discovery.
-        return msgspec.structs.replace(packet, src=where.OWN[packet.family][device], uid=0, gid=0)
+        # The kernel picks the source address of the device, and TTL 64.
+        return msgspec.structs.replace(packet, src=OWN[packet.family][route(packet.dst)], uid=0, gid=0)
 
     def _clashes(self, flow: _Flow) -> bool:
         own = flow.expected.tracking.reply_tuple
@@ -367,9 +370,7 @@ class _Judge:
         rejects: list[wire.Sight],
     ) -> str | None:
         if want.kind == "local":
-            # The router's own answer takes OUTPUT and POSTROUTING; only that nobody else got the packet is judged.
-            others = [end for end, sight in arrived if sight.packet.icmp_type not in (0, 14, 129)]
-            return f"arrived at {others[0]}" if others else None
+            return self._local_problem(want, arrived)
         if want.kind != "delivered":
             if arrived:
                 return f"arrived at {arrived[0][0]}"
@@ -394,6 +395,24 @@ class _Judge:
             flow.seen = seen
             self._learn(want, seen)
         return problem
+
+    def _local_problem(self, want: Outcome, arrived: list[tuple[str, wire.Sight]]) -> str | None:
+        """Judge a packet for the router: nobody else may get it, and an echo is answered through OUTPUT."""
+        others = [end for end, sight in arrived if sight.packet.icmp_type not in (0, 14, 129)]
+        if others:
+            return f"arrived at {others[0]}"
+        answer = self.router.answer(want)
+        if answer is None or answer.kind in ("local", "unknown"):
+            return None
+        self.report.outcomes[f"answer {answer.kind}"] += 1
+        if answer.kind != "delivered":
+            return "was answered" if arrived else None
+        if not arrived:
+            return f"was not answered; expected {answer.packet.src} > {answer.packet.dst}\n{_trail(answer)}"
+        problem = _headers(answer, arrived[0][1].packet)
+        if arrived[0][0] != answer.end:
+            problem = f"went to {arrived[0][0]}"
+        return f"had an answer that {problem}; expected {answer.packet}\n{_trail(answer)}" if problem else None
 
     def _learn(self, want: Outcome, seen: Packet) -> None:
         """Take over the source port that the kernel was free to choose."""
@@ -448,19 +467,23 @@ def _headers(want: Outcome, seen: Packet) -> str | None:
 def _describe(
     case: Case, flow: _Flow, stage: str, want: Outcome, got: list[tuple[str, wire.Sight]], problem: str
 ) -> str:
-    trail = "\n".join(
-        f"  [{result.hook.value}] {'  ' * entry.level}{entry.event} {entry.rule.table}: "
-        f"{entry.rule.text} => {entry.effect}"
-        for result in want.results
-        for entry in result.trail
-    )
     first = flow.first
+    seen = [(end, one.packet.src, one.packet.dst, one.packet.sport, one.packet.dport) for end, one in got]
     return (
         f"{case.backend} IPv{case.family} flow {flow.number} from {flow.origin}, {stage} packet: predicted {want.kind}"
         f" at {want.end or '-'} {want.packet.src}:{want.packet.sport} > {want.packet.dst}:{want.packet.dport}"
         f" ttl {want.packet.ttl} tos {want.packet.tos}; it {problem}\n"
         f"  packet {first.src} > {first.dst} proto {first.proto} {first.sport}>{first.dport} icmp {first.icmp_type}"
         f" flags {first.tcp_flags} ttl {first.ttl} tos {first.tos} length {first.length}\n"
-        f"  seen {[(end, at.packet.src, at.packet.dst, at.packet.sport, at.packet.dport) for end, at in got]}\n"
-        f"  tracking {want.tracking}\n{trail}\n{case.rules}"
+        f"  seen {seen}\n"
+        f"  tracking {want.tracking}\n{_trail(want)}\n{case.rules}{case.legacy_rules}"
+    )
+
+
+def _trail(want: Outcome) -> str:
+    return "\n".join(
+        f"  [{result.hook.value}] {'  ' * entry.level}{entry.event} {entry.rule.table}: "
+        f"{entry.rule.text} => {entry.effect}"
+        for result in want.results
+        for entry in result.trail
     )

@@ -9,6 +9,7 @@ import msgspec
 from nettrace.model.flow import Packet
 from nettrace.model.netfilter import CtState, FilterVerdict, Hook, HookResult, Tracking
 from nettrace.netfilter import HookContext, Ruleset, evaluate_hook
+from nettrace.netfilter.nat import REUSE
 from tests.oracle import rig
 from tests.oracle.rig import GROUP, OWN
 
@@ -63,7 +64,8 @@ class Router:
         for each in result.nats:
             if each.port_chosen_by_kernel:
                 state.port_free = True
-        if result.assumptions:
+        # Flows of a case have source ports of their own, so no address is taken over from another one.
+        if any(each.reason != REUSE for each in result.assumptions):
             state.kind = "unknown"
             return False
         if result.verdict == FilterVerdict.ACCEPT:
@@ -108,6 +110,17 @@ class Router:
         elif self._hook(Hook.POSTROUTING, state, None, oif):
             state.end = "c" if oif == "cl0" else "s"
         return state
+
+    def answer(self, arrived: Outcome) -> Outcome | None:
+        """The router's own echo reply to a packet that reached it; None when it sends none, or none that is judged."""
+        packet = arrived.packet
+        echo, reply = (8, 0) if packet.family == 4 else (128, 129)
+        if packet.proto not in (1, 58) or packet.icmp_type != echo or arrived.port_free:
+            return None
+        own = msgspec.structs.replace(
+            packet, src=packet.dst, dst=packet.src, icmp_type=reply, ttl=64, mark=0, src_mac=None
+        )
+        return self.originate(own, reply_tracking(arrived.tracking, own))
 
 
 def first_state(packet: Packet) -> CtState:

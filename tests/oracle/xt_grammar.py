@@ -24,12 +24,16 @@ SNATS = {4: "198.51.100.7", 6: "2001:db8:7::7"}
 
 @dataclass
 class Case:
-    """A ruleset as restore reads it, ipsets as ipset reads them, and the packets to send."""
+    """A ruleset as restore reads it, ipsets as ipset reads them, and the packets to send.
+
+    `backend` is nft, legacy, or both: `rules` then go to nft and `legacy_rules` to legacy.
+    """
 
     family: int
     backend: str
     rules: str
     ipsets: str = ""
+    legacy_rules: str = ""
     flows: list[tuple[str, Packet]] = field(default_factory=list)
 
 
@@ -60,6 +64,12 @@ class Grammar:
         length = self.random.choice((top, top, top - 1, top - 2, top - 8, top // 2, 8, 0))
         return f"{self.host()}/{length}"
 
+    def end(self, option: str) -> str:
+        """A match of a source or destination."""
+        net = self.net()
+        # The kernel refuses "! any/0" of iptables-nft.
+        return f"{'' if net.endswith('/0') else self.flag()}{option} {net}"
+
     def port(self) -> str:
         """A port or a range."""
         if self.random.random() < 0.3:
@@ -85,9 +95,9 @@ class Grammar:
         parts: list[str] = []
         proto = ""
         if random.random() < 0.4:
-            parts.append(f"{self.flag()}-s {self.net()}")
+            parts.append(self.end("-s"))
         if random.random() < 0.4:
-            parts.append(f"{self.flag()}-d {self.net()}")
+            parts.append(self.end("-d"))
         if random.random() < 0.3 and not hooks & {"OUTPUT", "POSTROUTING"}:
             parts.append(self.interface("-i"))
         if random.random() < 0.3 and not hooks & {"PREROUTING", "INPUT"}:
@@ -376,8 +386,12 @@ class Grammar:
         tables = random.sample(("raw", "mangle", "nat", "filter", "security"), random.randint(1, 3))
         if random.random() < 0.5 and "filter" not in tables:
             tables.append("filter")
-        text = "".join(self.table(name, size) for name in tables)
-        return Case(self.family, self.backend, text, ipsets(self.family), self.flows(random.randint(4, 8)))
+        texts = [self.table(name, size) for name in tables]
+        # With both backends each has tables of its own, so that no two chains share hook and priority.
+        split = random.randint(0, len(texts)) if self.backend == "both" else len(texts)
+        flows = self.flows(random.randint(4, 8))
+        rules, legacy_rules = "".join(texts[:split]), "".join(texts[split:])
+        return Case(self.family, self.backend, rules, ipsets(self.family), legacy_rules, flows)
 
     def table(self, name: str, size: int) -> str:
         """One table as restore reads it."""
@@ -419,7 +433,7 @@ class Grammar:
             if proto in (6, 17):
                 # Ports differ between flows, so that translations do not meet by accident.
                 fields = {
-                    "sport": 40000 + at if random.random() < 0.7 else PORTS[at % 7],
+                    "sport": 40000 + at if random.random() < 0.7 else PORTS[at % len(PORTS)],
                     "dport": random.choice(PORTS),
                 }
                 if proto == 6:
