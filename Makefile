@@ -63,4 +63,6 @@ $(READY): pyproject.toml tests/setup-system.sh
 	{ $(PY) -c 'import pip' 2>/dev/null || { echo "making $(VENV) with $$python" && "$$python" -m venv --clear $(VENV); }; }
 	@echo "installing nettrace and its tools into $(VENV)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --editable '.[test,lint]'
+	@# As pip compiles what it installs for good; Python does it on the way, unless PYTHONDONTWRITEBYTECODE forbids.
+	@$(PY) -m compileall -q nettrace probes
 	@touch $@

@@ -6,7 +6,7 @@ the source; silence counts only where a capture was proven open; what could not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from nettrace.correlate import Blocker, Passage
 from nettrace.model.base import IPAddress
@@ -41,8 +41,7 @@ from nettrace.rules.case import Case
 _ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
 
 
-@dataclass(frozen=True)
-class _Ranked:
+class _Ranked(msgspec.Struct, frozen=True):
     """A hit with its rule, and its place among the stops."""
 
     position: int

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Literal
 
+import msgspec
 from msgspec.structs import replace
 
 from nettrace.model.base import IPAddress, IPInterface, IPNetwork, Missing, Present
@@ -20,8 +20,7 @@ from nettrace.predict.hooks import inverted, run_hook, tuple_of
 from nettrace.predict.world import View
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the packet is, and what was told about the host. `iif` is None for packets that the host sends."""
 
     iif: str | None

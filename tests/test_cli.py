@@ -118,6 +118,8 @@ def test_a_signal_unwinds_before_it_ends_the_run(
     plant: Callable[[Callable[[], object]], None], number: signal.Signals
 ) -> None:
     closed = []
+    # Whoever runs the tests may ignore SIGHUP, as nohup does, and that would be left alone.
+    inherited = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     former = signal.getsignal(number)
 
     def work() -> None:
@@ -128,9 +130,21 @@ def test_a_signal_unwinds_before_it_ends_the_run(
             closed.append(True)
 
     plant(work)
-    assert cli.main(["demo"]) == 128 + number
-    assert closed == [True]
-    assert signal.getsignal(number) is former
+    try:
+        assert cli.main(["demo"]) == 128 + number
+        assert closed == [True]
+        assert signal.getsignal(number) is former
+    finally:
+        signal.signal(number, inherited)
+
+
+def test_an_ignored_hangup_stays_ignored(plant: Callable[[Callable[[], object]], None]) -> None:
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    plant(lambda: os.kill(os.getpid(), signal.SIGHUP))
+    try:
+        assert cli.main(["demo"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, inherited)
 
 
 @pytest.mark.parametrize(

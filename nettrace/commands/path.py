@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from nettrace._version import __version__
 from nettrace.errors import NettraceError, PrivilegeError, UsageError
@@ -50,8 +50,7 @@ Exit codes: 0 delivered, 1 stopped or degraded, 2 usage, 3 inconclusive, 4 canno
 MAX_ROUNDS = 12
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
+class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked, checked."""
 
     src: str
@@ -64,8 +63,7 @@ class Question:
     timeout_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict, with what it stands on."""
 
     verdict: Verdict
@@ -180,7 +178,7 @@ def answer_live(question: Question, *, predict_only: bool = False) -> Answer:
     answer = conclude(flow, before, after, trace, observation, timing=timing)
     if planned is None:
         return answer
-    return replace(answer, dports=planned.token.dports, tunnels=planned.token.vxlan_ports)
+    return msgspec.structs.replace(answer, dports=planned.token.dports, tunnels=planned.token.vxlan_ports)
 
 
 #: Capabilities by their bit (linux/capability.h): to enter namespaces, and to open raw and packet sockets.

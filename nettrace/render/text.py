@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from nettrace.model.path import Direction
 from nettrace.model.verdict import (
@@ -62,8 +63,7 @@ _VERIFIED: dict[Verified, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Signs:
+class _Signs(msgspec.Struct, frozen=True, kw_only=True):
     """The signs of the path table."""
 
     forward: str
@@ -85,8 +85,7 @@ _ASCII = _Signs(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Style:
+class _Style(msgspec.Struct, frozen=True, kw_only=True):
     """How to write: line width in columns, colours or none, and which signs."""
 
     width: int

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from nettrace.correlate import Blocker
 from nettrace.model.path import Direction, Segment
@@ -15,8 +16,7 @@ from nettrace.rules.case import Case
 Change = Callable[[Snapshot], Snapshot]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mend:
+class Mend(msgspec.Struct, frozen=True, kw_only=True):
     """A remedy: one sentence, the commands, and the same change to a snapshot (None when it cannot be modelled)."""
 
     summary: str
@@ -24,8 +24,7 @@ class Mend:
     change: Change | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """One fault found: where, the sentences for a person, the evidence, and how to mend it.
 
     `blocker` is the stop that this fault explains, None for a fault that explains none (a warning). `segment`,
@@ -46,20 +45,17 @@ class Hit:
     netns: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fired:
+class Fired(msgspec.Struct, frozen=True, kw_only=True):
     """The fault is there."""
 
     hits: tuple[Hit, ...]
 
 
-@dataclass(frozen=True)
-class Clear:
+class Clear(msgspec.Struct, frozen=True):
     """Everything needed was known, and the fault is not there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unknown:
+class Unknown(msgspec.Struct, frozen=True, kw_only=True):
     """It cannot be told: `needs` names the sections that are missing."""
 
     needs: tuple[str, ...]
@@ -69,8 +65,7 @@ class Unknown:
 Result = Fired | Clear | Unknown
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """One fault that nettrace can name. `doc` is the rule's module docstring, read by `nettrace explain`.
 
     Several faults may explain one stop; the lowest `rank` is the cause: 10 engine, 20 links and bridge, 30 addresses
@@ -82,7 +77,7 @@ class Rule:
     needs: tuple[str, ...]
     rank: int
     check: Callable[[Case], Result]
-    doc: str = field(default="", repr=False)
+    doc: str = ""
 
 
 def rule(

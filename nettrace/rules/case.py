@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
+
+import msgspec
 
 from nettrace.correlate import Blocker, Correlation
 from nettrace.model.flow import Flow, FlowEnd
@@ -16,8 +17,7 @@ from nettrace.model.snapshot import Link, Snapshot
 from nettrace.predict.world import View, World
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything that is known about one question."""
 
     flow: Flow

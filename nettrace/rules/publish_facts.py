@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from nettrace.correlate import Blocker
 from nettrace.model.base import IPAddress
@@ -22,8 +23,7 @@ from nettrace.rules.faults import intent_evidence
 from nettrace.rules.wording import errno_evidence, wire_evidence
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A flow to an address of the host: the packet as the host first saw it, and what translation made of it.
 
     `incoming` is the device that the host took it in by, None for the host's own packets. `nat` is the destination
@@ -36,8 +36,7 @@ class Asked:
     nat: NatResult | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """The published port that a packet asked for; `fits` is false when it is published on another address only."""
 
     container: Container
