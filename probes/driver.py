@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import selectors
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from nettrace.errors import NamespaceGone
 from nettrace.model.observe import Blind, Frame, Observation, Open, Sent, Sighting
 from nettrace.netns import Netns, run_in
-from nettrace.wire.build import build_answer, build_frame, foreign_twin, preload
+from nettrace.wire.build import build_answer, build_frame, build_probe, foreign_twin
 from nettrace.wire.filter import Instruction, capture_filter
 from nettrace.wire.link import is_raw_ip
 from nettrace.wire.parse import parse_frame
 from nettrace.wire.token import RunToken
+from probes.builder import BuildProbe
 from probes.capture import Capture, CaptureError, Samples, open_capture, prove_filter
 from probes.inject import Injector, open_injector
 from probes.plan import Injection, ProbePlan
@@ -46,22 +47,39 @@ __all__ = ["run_probe"]
 Program = tuple[Instruction, ...]
 
 
-def run_probe(plan: ProbePlan, namespaces: Mapping[int, Netns]) -> Observation:
+def run_probe(
+    plan: ProbePlan,
+    namespaces: Mapping[int, Netns],
+    *,
+    build: BuildProbe = build_probe,
+    meanwhile: Callable[[], None] | None = None,
+) -> Observation:
     """Carry out a plan, and return all that was seen, sent and heard.
+
+    `build` makes the probes. `meanwhile` is called once when the last probe is out, to use the time of waiting for
+    answers: the captures go on, and the kernel stamps what they hear.
 
     `namespaces` are the pinned namespaces by inode; a capture whose namespace is not among them, or is gone, is
     Blind. Sightings and frames are in the order of their kernel time stamps, and `Sighting.frame` indexes the
     observation's frames. Raises PrivilegeError without CAP_NET_RAW or CAP_SYS_ADMIN.
     """
-    with _Driver(plan, namespaces) as driver:
+    with _Driver(plan, namespaces, build, meanwhile) as driver:
         return driver.run()
 
 
 class _Driver:
     """The sockets of one run, and what came out of them."""
 
-    def __init__(self, plan: ProbePlan, namespaces: Mapping[int, Netns]) -> None:
+    def __init__(
+        self,
+        plan: ProbePlan,
+        namespaces: Mapping[int, Netns],
+        build: BuildProbe,
+        meanwhile: Callable[[], None] | None,
+    ) -> None:
         self.plan = plan
+        self.build = build
+        self.meanwhile = meanwhile
         self.namespaces = namespaces
         self.machine = ProbeRun(plan)
         self.token: RunToken = plan.token
@@ -96,12 +114,11 @@ class _Driver:
 
     def _open_source(self, injection: Injection) -> None:
         """Open the source's sockets first: the filters need the ports that the kernel gives."""
-        preload()
         namespace = self.namespaces.get(injection.netns)
         if namespace is None:
             return
         try:
-            self.injector = run_in(namespace, lambda: open_injector(injection, self.plan.token))
+            self.injector = run_in(namespace, lambda: open_injector(injection, self.plan.token, self.build))
         except NamespaceGone:  # its captures will say so
             return
         self.stack.callback(self.injector.close)
@@ -217,6 +234,9 @@ class _Driver:
         return [Taken(nonce=nonce, at_s=time.monotonic(), errno=sent.errno)]
 
     def _wait(self) -> None:
+        if self.meanwhile is not None and len(self.sent) == self.plan.token.count:
+            self.meanwhile()
+            self.meanwhile = None
         timeout = None if self.deadline_s is None else max(0.0, self.deadline_s - time.monotonic())
         ready = self.selector.select(timeout)
         self._drain([self.captures[key.data] for key, _mask in ready], feed=True)

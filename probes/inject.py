@@ -25,6 +25,7 @@ from nettrace.model.flow import Proto
 from nettrace.model.observe import Sent
 from nettrace.wire.build import IP_HEADER, build_probe
 from nettrace.wire.token import RunToken
+from probes.builder import BuildProbe
 from probes.plan import Injection
 
 __all__ = ["Injector", "open_injector"]
@@ -47,8 +48,9 @@ class Injector:
     with it.
     """
 
-    def __init__(self, injection: Injection, token: RunToken) -> None:
+    def __init__(self, injection: Injection, token: RunToken, build: BuildProbe) -> None:
         self.injection = injection
+        self._build = build
         self.token = token
         self.source: IPAddress | None = None
         self.refusal: int | None = None
@@ -158,7 +160,7 @@ class Injector:
         """
         if number not in self._packets:
             sports = self.token.sports
-            self._packets[number] = build_probe(
+            self._packets[number] = self._build(
                 self.token,
                 number,
                 src=self.source or self.injection.source or self.injection.dst,
@@ -193,13 +195,13 @@ class Injector:
         return packet[header + 8 :], self.injection.dport or 0
 
 
-def open_injector(injection: Injection, token: RunToken) -> Injector:
+def open_injector(injection: Injection, token: RunToken, build: BuildProbe = build_probe) -> Injector:
     """Open the sockets of a run's source in the calling thread's namespace.
 
     What the kernel refuses on the way (no route, no such address, port taken) becomes the injector's `refusal`.
     Raises PrivilegeError without CAP_NET_RAW, NamespaceGone comes from the caller's entering.
     """
-    injector = Injector(injection, token)
+    injector = Injector(injection, token, build)
     try:
         injector.open()
     except BaseException:

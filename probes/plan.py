@@ -21,6 +21,9 @@ __all__ = ["Expectation", "Injection", "ProbePlan", "plan_probe"]
 IN_HOST_SETTLE_S = 0.06
 #: A neighbour beyond the egress device answers at the speed of its link and of its own load.
 NEIGHBOUR_SETTLE_S = 0.3
+#: How long an answer from beyond the host is waited for that nobody can route back here, unless somebody beyond
+#: translates addresses: then it takes a round trip, of which nothing is known.
+UNROUTED_SETTLE_S = 0.25
 SPACING_S = 0.02
 
 _NEIGHBOUR_REASONS = (Reason.NEIGHBOUR_FAILED, Reason.ARP_IGNORED)
@@ -191,13 +194,17 @@ def _expectation(trace: Trace) -> Expectation:
     stop = _stop(trace)
     neighbour = stop.next_hop if stop is not None and stop.reason in _NEIGHBOUR_REASONS else None
     beyond_host = stop is not None and stop.point is not None and trace.point(stop.point).role is Role.EGRESS
+    unrouted = stop is None and _unrouted(trace)
+    settle_s = NEIGHBOUR_SETTLE_S if neighbour is not None and beyond_host else IN_HOST_SETTLE_S
+    if unrouted:
+        back, settle_s = (), UNROUTED_SETTLE_S
     return Expectation(
         forward=there,
         reply=back,
         home=tuple(dict.fromkeys(home)),
         expects_reply=reply is not None and reply.end is LegEnd.ARRIVED and delivered,
-        settles=stop is not None or _answers_nothing(trace),
-        settle_s=NEIGHBOUR_SETTLE_S if neighbour is not None and beyond_host else IN_HOST_SETTLE_S,
+        settles=stop is not None or unrouted or _answers_nothing(trace),
+        settle_s=settle_s,
         neighbour=neighbour,
     )
 
@@ -208,6 +215,14 @@ def _stop(trace: Trace) -> Step | None:
     if leg.end in (LegEnd.ARRIVED, LegEnd.LEFT) and trace.reply is not None:
         leg = trace.reply
     return leg.steps[-1] if leg.end is LegEnd.DROPPED and leg.steps else None
+
+
+def _unrouted(trace: Trace) -> bool:
+    """Tell whether the probe leaves for the Internet with a source address that means nothing there (RFC 6890)."""
+    first = trace.reply.steps[0] if trace.reply is not None and trace.reply.steps else None
+    if first is None or first.kind is not StepKind.LEAVE or first.outcome is not Outcome.UNKNOWN:
+        return False
+    return first.packet.src.is_global and first.packet.dst.is_private
 
 
 def _answers_nothing(trace: Trace) -> bool:

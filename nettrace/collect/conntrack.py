@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
-from nettrace.collect.netlink import NETLINK_NETFILTER, Channel
+from nettrace.collect.netlink import NETLINK_NETFILTER, Channel, attribute
 from nettrace.collect.proc import module_available
 from nettrace.model.base import IPAddress, Missing, Present
 from nettrace.model.flow import PROTO_NUMBER, Flow
@@ -18,6 +17,19 @@ __all__ = ["belongs", "parse_conntrack", "read_conntrack"]
 
 IPCTNL_MSG_CT_GET = 1 << 8 | 1
 AF_INET, AF_INET6 = 2, 10
+#: struct nlmsghdr and struct nfgenmsg.
+HEADER_BYTES = 20
+
+# enum ctattr_type and those below it, of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_HELP = 1, 2, 3, 4, 5
+CTA_TIMEOUT, CTA_MARK, CTA_ZONE = 7, 8, 18
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
+CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
+CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMP_CODE = 4, 5, 6
+CTA_PROTO_ICMPV6_ID, CTA_PROTO_ICMPV6_TYPE, CTA_PROTO_ICMPV6_CODE = 7, 8, 9
+CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE = 1, 1
+CTA_HELP_NAME = 1
 
 #: enum ip_conntrack_status of include/uapi/linux/netfilter/nf_conntrack_common.h, from bit 0.
 STATUS = (
@@ -90,46 +102,50 @@ def belongs(entry: ConntrackEntry, flow: Flow) -> bool:
 
 
 def parse_conntrack(message: bytes) -> ConntrackEntry:
-    """Turn one IPCTNL_MSG_CT_NEW message into a ConntrackEntry (ctnetlink_fill_info)."""
-    from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
+    """Turn one IPCTNL_MSG_CT_NEW message into a ConntrackEntry (ctnetlink_fill_info; all numbers are big-endian).
 
-    msg = nfct_msg(message)
-    msg.decode()
-    info = msg.get_attr("CTA_PROTOINFO")
-    tcp = info.get_attr("CTA_PROTOINFO_TCP") if info is not None else None
-    state = tcp.get_attr("CTA_PROTOINFO_TCP_STATE") if tcp is not None else None
-    status = msg.get_attr("CTA_STATUS") or 0
-    helper = msg.get_attr("CTA_HELP")
+    Read attribute by attribute, since pyroute2 has this message only together with its sockets, whose import takes
+    longer than reading the table.
+    """
+    body = message[HEADER_BYTES:]
+    status = _number(body, CTA_STATUS) or 0
+    state = _number(body, CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE)
+    helper = attribute(body, CTA_HELP, CTA_HELP_NAME)
     return ConntrackEntry(
-        orig=_tuple(msg.get_attr("CTA_TUPLE_ORIG")),
-        reply=_tuple(msg.get_attr("CTA_TUPLE_REPLY")),
+        orig=_tuple(body, CTA_TUPLE_ORIG),
+        reply=_tuple(body, CTA_TUPLE_REPLY),
         status=tuple(name for bit, name in enumerate(STATUS) if status >> bit & 1),
         state=TCP_STATES[state] if state is not None and state < len(TCP_STATES) else "",
-        mark=msg.get_attr("CTA_MARK") or 0,
-        zone=msg.get_attr("CTA_ZONE") or 0,
-        timeout_s=msg.get_attr("CTA_TIMEOUT") or 0,
-        helper=helper if isinstance(helper, str) else None,
+        mark=_number(body, CTA_MARK) or 0,
+        zone=_number(body, CTA_ZONE) or 0,
+        timeout_s=_number(body, CTA_TIMEOUT) or 0,
+        helper=helper.rstrip(b"\0").decode(errors="replace") if helper is not None else None,
     )
 
 
-def _tuple(attrs: Any) -> Tuple5:
-    ip, proto = attrs.get_attr("CTA_TUPLE_IP"), attrs.get_attr("CTA_TUPLE_PROTO")
+def _number(body: bytes, *path: int) -> int | None:
+    payload = attribute(body, *path)
+    return int.from_bytes(payload, "big") if payload is not None else None
 
-    def address(which: str) -> IPAddress:
-        return ip_address(ip.get_attr(f"CTA_IP_V4_{which}") or ip.get_attr(f"CTA_IP_V6_{which}"))
 
-    def icmp(which: str) -> int | None:
-        value = proto.get_attr(f"CTA_PROTO_ICMP_{which}")
-        found: int | None = value if value is not None else proto.get_attr(f"CTA_PROTO_ICMPV6_{which}")
-        return found
+def _tuple(body: bytes, which: int) -> Tuple5:
+    def address(v4: int, v6: int) -> IPAddress:
+        packed = attribute(body, which, CTA_TUPLE_IP, v4) or attribute(body, which, CTA_TUPLE_IP, v6)
+        if packed is None:
+            raise ValueError("a conntrack entry without addresses")
+        return ip_address(packed)
+
+    def part(*kinds: int) -> int | None:
+        values = (_number(body, which, CTA_TUPLE_PROTO, kind) for kind in kinds)
+        return next((value for value in values if value is not None), None)
 
     return Tuple5(
-        src=address("SRC"),
-        dst=address("DST"),
-        proto=proto.get_attr("CTA_PROTO_NUM"),
-        sport=proto.get_attr("CTA_PROTO_SRC_PORT"),
-        dport=proto.get_attr("CTA_PROTO_DST_PORT"),
-        icmp_type=icmp("TYPE"),
-        icmp_code=icmp("CODE"),
-        icmp_id=icmp("ID"),
+        src=address(CTA_IP_V4_SRC, CTA_IP_V6_SRC),
+        dst=address(CTA_IP_V4_DST, CTA_IP_V6_DST),
+        proto=part(CTA_PROTO_NUM) or 0,
+        sport=part(CTA_PROTO_SRC_PORT),
+        dport=part(CTA_PROTO_DST_PORT),
+        icmp_type=part(CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_TYPE),
+        icmp_code=part(CTA_PROTO_ICMP_CODE, CTA_PROTO_ICMPV6_CODE),
+        icmp_id=part(CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from nettrace.collect.messages import load_messages
 from nettrace.collect.netlink import Channel, attribute, attributes
 from nettrace.model.snapshot import BridgeInfo, BridgePort, Link, LinkStats, PortVlan, Vxlan
 
@@ -121,6 +122,7 @@ def parse_link(message: bytes) -> Link:
     `peer_nsid` is set as the kernel gave it; the inode behind it is for the caller to find. Of a vxlan device it is
     the namespace of its underlay.
     """
+    load_messages()
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
     # Decoding is what costs time here, and half of a message is what this model does not hold or reads by itself.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
+from nettrace.collect.messages import load_messages
 from nettrace.collect.netlink import Channel, attribute, attributes
 from nettrace.model.base import IPAddress, IPNetwork
 from nettrace.model.snapshot import Address, FdbEntry, Neighbour, NextHop, PolicyRule, Route
@@ -112,6 +113,7 @@ def read_addresses(channel: Channel) -> tuple[Address, ...]:
 
 def parse_address(message: bytes) -> Address:
     """Turn one RTM_NEWADDR message into an Address (inet_fill_ifaddr, inet6_fill_ifaddr)."""
+    load_messages()
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
     msg = ifaddrmsg(message)
@@ -155,6 +157,7 @@ def parse_route(message: bytes, objects: Mapping[int, tuple[NextHop, ...]] | Non
 
     `objects` are the next hops of each nexthop object by its id, used where the message itself gives none.
     """
+    load_messages()
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
     msg = rtmsg(message)
@@ -248,6 +251,7 @@ def read_rules(channel: Channel) -> tuple[PolicyRule, ...]:
 
 def parse_rule(message: bytes) -> PolicyRule:
     """Turn one RTM_NEWRULE message into a PolicyRule (fib_nl_fill_rule in net/core/fib_rules.c)."""
+    load_messages()
     from pyroute2.netlink.rtnl.fibmsg import fibmsg
 
     msg = fibmsg(message)
@@ -313,6 +317,7 @@ def _is_group(message: bytes) -> bool:
 
 def parse_neighbour(message: bytes) -> Neighbour:
     """Turn one RTM_NEWNEIGH message of AF_INET or AF_INET6 into a Neighbour (neigh_fill_info, pneigh_fill_info)."""
+    load_messages()
     from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
     msg = ndmsg(message)
@@ -341,6 +346,7 @@ def read_fdb(channel: Channel, vxlans: frozenset[int] = frozenset()) -> tuple[Fd
 
 def parse_fdb(message: bytes) -> FdbEntry:
     """Turn one RTM_NEWNEIGH message of AF_BRIDGE into an FdbEntry (fdb_fill_info, vxlan_fdb_info)."""
+    load_messages()
     from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
     msg = ndmsg(message)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nettrace.model.observe import Observation
     from nettrace.model.path import Trace
     from nettrace.model.snapshot import Snapshot
+    from probes.builder import BuildProbe
     from probes.plan import ProbePlan
 
 EPILOG = """\b
@@ -115,7 +116,14 @@ def command(
     question = ask(src, dst, proto=proto, port=port, size=size, family=family, count=count, timeout_s=timeout_s)
     if pcap is not None and predict_only:
         raise UsageError("--pcap needs a probe, and --predict sends none; leave one of them out")
-    answer = answer_live(question, predict_only=predict_only)
+    if predict_only:
+        answer = answer_live(question, predict_only=True)
+    else:
+        from probes.builder import Builder
+
+        check_capabilities(predict_only=False)
+        with Builder() as builder:
+            answer = answer_live(question, build=builder.build)
     if pcap is not None and answer.observation is not None:
         write_pcap(pcap, answer)
     if record is not None:
@@ -152,8 +160,8 @@ def ask(
     return Question(src=src, dst=dst, proto=kind, port=port, size=size, family=family, count=count, timeout_s=timeout_s)
 
 
-def answer_live(question: Question, *, predict_only: bool = False) -> Answer:
-    """Answer a question on this host: collect, predict, probe, correlate, diagnose."""
+def answer_live(question: Question, *, predict_only: bool = False, build: BuildProbe | None = None) -> Answer:
+    """Answer a question on this host: collect, predict, probe, correlate, diagnose. `build` makes the probes."""
     from nettrace.collect import Collector
 
     started = time.monotonic()
@@ -171,7 +179,7 @@ def answer_live(question: Question, *, predict_only: bool = False) -> Answer:
         before, trace = look(collector, flow)
         collected = time.monotonic()
         planned = plan(before, trace, question) if not predict_only else None
-        observation = probe(collector, trace, planned) if planned is not None else None
+        observation = probe(collector, trace, planned, build) if planned is not None else None
         probed = time.monotonic()
         after = collector.read_after() if planned is not None else None
     timing = (started, collected, probed)
@@ -254,14 +262,22 @@ def waits_for_neighbour(trace: Trace) -> bool:
     return any(entry.state in ("INCOMPLETE", "FAILED") for entry in entries)
 
 
-def probe(collector: Collector, trace: Trace, planned: ProbePlan) -> Observation:
+def probe(collector: Collector, trace: Trace, planned: ProbePlan, build: BuildProbe | None = None) -> Observation:
     """Send the probe and listen at every point."""
+    from nettrace.wire.build import build_probe
     from probes.driver import run_probe
 
     namespaces = {point.netns: collector.netns(point.netns) for point in trace.points}
     if trace.flow.src.netns is not None:
         namespaces[trace.flow.src.netns] = collector.netns(trace.flow.src.netns)
-    return run_probe(planned, namespaces)
+    return run_probe(planned, namespaces, build=build or build_probe, meanwhile=import_the_rest)
+
+
+def import_the_rest() -> None:
+    """Import what concludes, and what prints, while answers are on their way."""
+    import nettrace.correlate
+    import nettrace.diagnose
+    import nettrace.render.text  # noqa: F401
 
 
 def conclude(
