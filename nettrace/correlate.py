@@ -106,7 +106,7 @@ def correlate(trace: Trace, observation: Observation | None) -> Correlation:
         errno=errno,
         errors=errors,
         resets=resets,
-        arp_unanswered=_unanswered(sightings),
+        arp_unanswered=_unanswered(trace, sightings),
     )
 
 
@@ -238,9 +238,16 @@ def _returned(trace: Trace, observation: Observation) -> bool:
     )
 
 
-def _unanswered(sightings: tuple[Sighting, ...]) -> tuple[Sighting, ...]:
-    """Return the ARP and NDP requests that no reply was seen for, one for each address and point."""
-    answered = {each.packet.src for each in sightings if each.kind in (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)}
+def _unanswered(trace: Trace, sightings: tuple[Sighting, ...]) -> tuple[Sighting, ...]:
+    """Return the ARP and NDP requests that no reply was seen for, one for each address and point.
+
+    Next hops with a static entry are left out: the kernel does not ask for them, only the prober did.
+    """
+    steps = (step for leg in (trace.forward, trace.reply) if leg is not None for step in (*leg.steps, *leg.beyond))
+    known = {step.neighbour.address for step in steps if step.neighbour and step.neighbour.state == "PERMANENT"}
+    answered = known | {
+        each.packet.src for each in sightings if each.kind in (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
+    }
     kept: dict[tuple[str, object], Sighting] = {}
     for each in sightings:
         if each.kind in (SightingKind.ARP_REQUEST, SightingKind.NDP_SOLICIT) and each.packet.dst not in answered:

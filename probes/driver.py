@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import selectors
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
 from nettrace.errors import NamespaceGone
 from nettrace.model.observe import Blind, Frame, Observation, Open, Sent, Sighting
 from nettrace.netns import Netns, run_in
-from nettrace.wire.build import build_answer, build_frame, build_probe, foreign_twin
+from nettrace.wire.build import build_answer, build_frame, build_neighbour_request, build_probe, foreign_twin
 from nettrace.wire.filter import Instruction, capture_filter
 from nettrace.wire.link import is_raw_ip
 from nettrace.wire.parse import parse_frame
@@ -24,7 +26,7 @@ from nettrace.wire.token import RunToken
 from probes.builder import BuildProbe
 from probes.capture import Capture, CaptureError, Samples, open_capture, prove_filter
 from probes.inject import Injector, open_injector
-from probes.plan import Injection, ProbePlan
+from probes.plan import Ask, Injection, ProbePlan
 from probes.points import CaptureSpec
 from probes.run import (
     Arm,
@@ -65,6 +67,13 @@ def run_probe(
     """
     with _Driver(plan, namespaces, build, meanwhile) as driver:
         return driver.run()
+
+
+def ask_neighbour(ask: Ask) -> None:
+    """Send one ARP or NDP request from a device of the calling thread's namespace; raises OSError."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as out:
+        out.bind((ask.device, 0))
+        out.send(build_neighbour_request(ask.mac, ask.source, ask.target))
 
 
 class _Driver:
@@ -229,9 +238,19 @@ class _Driver:
             # Nothing can be sent from a namespace that is not there; the captures in it are blind, and say why.
             self.finish = Finish(timed_out=False)
             return []
+        if nonce == 0:
+            self._ask()
         sent = self.injector.send(nonce)
         self.sent.append(sent)
         return [Taken(nonce=nonce, at_s=time.monotonic(), errno=sent.errno)]
+
+    def _ask(self) -> None:
+        """Ask for the next hops that the kernel takes for known. What cannot be asked stays as unproven as it was."""
+        for ask in self.plan.asks:
+            namespace = self.namespaces.get(ask.netns)
+            if namespace is not None:
+                with contextlib.suppress(OSError, NamespaceGone):
+                    run_in(namespace, partial(ask_neighbour, ask))
 
     def _wait(self) -> None:
         if self.meanwhile is not None and len(self.sent) == self.plan.token.count:

@@ -11,10 +11,11 @@ from nettrace.model.flow import HEADER_BYTES, Proto
 from nettrace.model.observe import Blind
 from nettrace.model.path import Leg, LegEnd, Outcome, Reason, Role, Step, StepKind, Trace
 from nettrace.model.snapshot import Snapshot
+from nettrace.wire.link import ETHERNET
 from nettrace.wire.token import MAX_PROBES, VXLAN_PORTS, RunToken, make_token
 from probes.points import CaptureSpec, capture_spec
 
-__all__ = ["Expectation", "Injection", "ProbePlan", "plan_probe"]
+__all__ = ["Ask", "Expectation", "Injection", "ProbePlan", "plan_probe"]
 
 #: Delivery inside one host is done before sendto(2) returns or a moment later; this long after the last sighting,
 #: nothing more comes.
@@ -23,7 +24,7 @@ IN_HOST_SETTLE_S = 0.06
 NEIGHBOUR_SETTLE_S = 0.3
 #: How long an answer from beyond the host is waited for that nobody can route back here, unless somebody beyond
 #: translates addresses: then it takes a round trip, of which nothing is known.
-UNROUTED_SETTLE_S = 0.25
+UNROUTED_SETTLE_S = 0.2
 SPACING_S = 0.02
 
 _NEIGHBOUR_REASONS = (Reason.NEIGHBOUR_FAILED, Reason.ARP_IGNORED)
@@ -66,10 +67,22 @@ class Expectation(Model):
     neighbour: IPAddress | None = None
 
 
+class Ask(Model):
+    """One ARP or NDP request: who holds `target`? `netns` is an inode; `mac` and `source` are the asking device's."""
+
+    netns: int
+    device: str
+    ifindex: int
+    mac: str
+    source: IPAddress
+    target: IPAddress
+
+
 class ProbePlan(Model):
     """One probe run. `injection` is None when there is nothing to send from; `unheard` are points nobody can hear.
 
-    `neighbours` are the addresses whose ARP and NDP tells something about this flow.
+    `neighbours` are the addresses whose ARP and NDP tells something about this flow. `asks` are next hops that the
+    kernel does not ask for, since a static entry tells it where they are: whether it is right, only they can say.
     """
 
     token: RunToken
@@ -77,6 +90,7 @@ class ProbePlan(Model):
     captures: tuple[CaptureSpec, ...] = ()
     unheard: tuple[Blind, ...] = ()
     neighbours: tuple[IPAddress, ...] = ()
+    asks: tuple[Ask, ...] = ()
     expectation: Expectation = Expectation()
     timeout_s: float = 1.0
 
@@ -111,6 +125,7 @@ def plan_probe(trace: Trace, snapshot: Snapshot, *, count: int = 1, timeout_s: f
         captures=tuple(captures),
         unheard=tuple(unheard),
         neighbours=_neighbours(trace),
+        asks=_asks(trace, snapshot),
         expectation=_expectation(trace),
         timeout_s=timeout_s,
     )
@@ -146,6 +161,31 @@ def _neighbours(trace: Trace) -> tuple[IPAddress, ...]:
             found.append(step.next_hop)
     wanted = {each for each in found if not (each.is_unspecified or each.is_loopback or each.is_multicast)}
     return tuple(sorted(wanted, key=lambda each: (each.version, int(each))))
+
+
+def _asks(trace: Trace, snapshot: Snapshot) -> tuple[Ask, ...]:
+    owned = {each.address.ip for ns in snapshot.namespaces for each in rows(ns.addresses)}
+    asks: dict[tuple[int, IPAddress], Ask] = {}
+    for step in _steps(trace):
+        entry = step.neighbour
+        namespace = snapshot.namespace(step.netns)
+        if entry is None or entry.state != "PERMANENT" or entry.address in owned or namespace is None:
+            continue
+        link = next((each for each in rows(namespace.links) if each.ifindex == entry.ifindex), None)
+        if link is None or link.mac is None or link.arp_type != ETHERNET or link.vxlan is not None:
+            continue
+        near = (each.address for each in rows(namespace.addresses) if each.ifindex == entry.ifindex)
+        source = next((each.ip for each in near if entry.address in each.network), None)
+        if source is not None:
+            asks[step.netns, entry.address] = Ask(
+                netns=step.netns,
+                device=link.name,
+                ifindex=link.ifindex,
+                mac=link.mac,
+                source=source,
+                target=entry.address,
+            )
+    return tuple(asks.values())
 
 
 def _injection(trace: Trace) -> Injection | None:

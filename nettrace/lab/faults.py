@@ -31,7 +31,8 @@ class Fault(Model):
 
     `code`, `segment` and `direction` are what the diagnosis must be. `kinds` are the lab's kinds that can have it,
     `engines` the least and greatest major version of Docker, `iptables` the only back end that it can be made with.
-    `on_wire` is False when packets still pass and only the engine's account tells.
+    `on_wire` is False when packets still pass and only the engine's account tells. `formerly` is the segment with
+    Docker older than a major version, where that laid its network out otherwise.
     """
 
     name: str
@@ -47,6 +48,15 @@ class Fault(Model):
     engines: tuple[int, int] | None = None
     iptables: str | None = None
     on_wire: bool = True
+    formerly: tuple[int, Segment] | None = None
+
+    def segment_with(self, docker_version: str | None) -> Segment:
+        """Return where the flow stops with this version of Docker, None for a lab without Docker."""
+        if self.formerly is not None and docker_version is not None:
+            major, segment = self.formerly
+            if int(docker_version.split(".")[0]) < major:
+                return segment
+        return self.segment
 
     @property
     def standing(self) -> bool:
@@ -391,6 +401,8 @@ def _filters() -> Iterable[Fault]:
         summary="an --internal network has no way out",
         flow=FaultFlow(src="s1", dst="8.8.8.8"),
         segment=Segment.SOURCE,
+        # Once containers of such a network had a default route, and the host's rules stopped them.
+        formerly=(28, Segment.HOST),
         kinds=("docker",),
     )
     yield Fault(

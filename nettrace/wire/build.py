@@ -18,6 +18,7 @@ __all__ = [
     "TRANSPORT_HEADER",
     "build_answer",
     "build_frame",
+    "build_neighbour_request",
     "build_probe",
     "default_length",
     "foreign_twin",
@@ -182,3 +183,28 @@ def build_frame(packet: bytes, *, raw_ip: bool = False) -> bytes:
         return packet
     kind = 0x86DD if packet[:1] and packet[0] >> 4 == 6 else 0x0800
     return bytes.fromhex("020000000002 020000000001") + kind.to_bytes(2, "big") + packet
+
+
+def build_neighbour_request(mac: str, source: IPAddress, target: IPAddress) -> bytes:
+    """Return the Ethernet frame that asks who holds an address: ARP (RFC 826), or a solicitation (RFC 4861, 4.3).
+
+    `mac` and `source` are the asker's own. It is a few dozen bytes of fixed layout, and goes out while Scapy is still
+    being imported.
+    """
+    own = bytes.fromhex(mac.replace(":", ""))
+    if target.version == 4:
+        asked = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + own + source.packed + bytes(6) + target.packed
+        return b"\xff" * 6 + own + b"\x08\x06" + asked
+    group = bytes.fromhex("ff0200000000000000000001ff") + target.packed[13:]
+    message = struct.pack("!BBHI", 135, 0, 0, 0) + target.packed + b"\x01\x01" + own
+    pseudo = source.packed + group + struct.pack("!II", len(message), 58)
+    message = message[:2] + _checksum(pseudo + message).to_bytes(2, "big") + message[4:]
+    header = struct.pack("!IHBB", 0x60000000, len(message), 58, 255) + source.packed + group
+    return b"\x33\x33" + group[12:] + own + b"\x86\xdd" + header + message
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071) of an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xFFFF

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from nettrace.model.flow import HEADER_BYTES, Proto
-from nettrace.wire.build import IP_HEADER, build_probe, default_length, preload, probe_payload
+from nettrace.wire.build import IP_HEADER, build_neighbour_request, build_probe, default_length, preload, probe_payload
 from nettrace.wire.token import MAX_PROBES, RunToken, make_token
 from tests.wire import samples
 
@@ -108,3 +109,25 @@ def test_a_token_checks_its_parts() -> None:
     run = make_token(samples.SECRET, Proto.TCP, count=MAX_PROBES)
     assert isinstance(run, RunToken)
     assert run.sequence(MAX_PROBES - 1) + 1 >> 8 == run.sequence_base
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("172.17.0.1", "172.17.0.9"), ("2001:db8::1", "2001:db8::9:8"), ("fe80::1", "fe80::ab:cdef")]
+)
+def test_a_neighbour_request_is_what_scapy_makes_of_it(source: str, target: str) -> None:
+    preload()
+    from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6, in6_getnsma, in6_getnsmac, inet_pton
+    from scapy.layers.l2 import ARP, Ether
+
+    mac = "02:42:ac:11:00:01"
+    if "." in source:
+        wanted = Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=mac, psrc=source, pdst=target)
+    else:
+        group = in6_getnsma(inet_pton(10, target))
+        wanted = (
+            Ether(src=mac, dst=in6_getnsmac(group))
+            / IPv6(src=source, dst=str(ip_address(group)), hlim=255)
+            / ICMPv6ND_NS(tgt=target)
+            / ICMPv6NDOptSrcLLAddr(lladdr=mac)
+        )
+    assert build_neighbour_request(mac, ip_address(source), ip_address(target)) == bytes(wanted)

@@ -2,16 +2,17 @@
 
 What it reports: a static ARP or NDP entry names a MAC that is not the owner's.
 Why traffic stops: the frame goes to nobody, and the entry never expires.
-Proof: the entry against the owner's link.
+Proof: the entry against the owner's link, or, for an owner beyond this host, against its answer when it is asked.
 Remedy: delete the entry.
-Known limits: owners beyond this host cannot be compared.
+Known limits: an owner beyond this host that does not answer cannot be compared.
 """
 
 from __future__ import annotations
 
-from nettrace.model.path import StepKind
+from nettrace.model.observe import Sighting, SightingKind
+from nettrace.model.path import Direction, Segment, StepKind
 from nettrace.model.text import neighbour_text
-from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_neighbour
@@ -23,14 +24,29 @@ def check(case: Case) -> Result:
     """Fire when a permanent entry on the way holds another MAC than the owner of the address, and the flow stops."""
     hits = []
     for blocker in case.blockers:
-        for step in case.steps(blocker.direction):
+        lost = blocker.segment is Segment.REMOTE  # on either way: nobody here can tell
+        for step in case.steps(Direction.FORWARD if lost else blocker.direction):
             entry = step.neighbour
             if step.kind is not StepKind.NEIGHBOUR or entry is None or entry.state != "PERMANENT":
                 continue
             owner = _owner_mac(case, step.next_hop)
+            told = None if owner is not None else _answer_of(case, step.next_hop)
+            if told is not None:
+                owner = told.packet.src_mac
             if owner is None or owner == entry.mac:
                 continue
             view = view_of(case, step)
+            answered = (
+                (
+                    Evidence(
+                        kind=EvidenceKind.PACKET,
+                        ref=told.point,
+                        text=f"asked who has {entry.address}, {owner} answered",
+                    ),
+                )
+                if told is not None
+                else ()
+            )
             hits.append(
                 Hit(
                     title=f"a permanent neighbour entry for {entry.address} holds the wrong MAC",
@@ -40,6 +56,7 @@ def check(case: Case) -> Result:
                     at=f"{view.name}/{step.device}",
                     evidence=(
                         Evidence(kind=EvidenceKind.NEIGHBOUR, ref=view.name, text=neighbour_text(entry, names(view))),
+                        *answered,
                         *wire_evidence(case, blocker),
                     ),
                     mend=Mend(
@@ -47,8 +64,9 @@ def check(case: Case) -> Result:
                         commands=(f"{enter(case, view.id)}ip neigh del {entry.address} dev {step.device}",),
                         change=delete_neighbour(view.id, entry),
                     ),
-                    basis=blocker.basis,
+                    basis=Basis.OBSERVED if told is not None else blocker.basis,
                     blocker=blocker,
+                    direction=Direction.FORWARD if lost else None,
                     segment=step.segment,
                     device=step.device,
                     netns=view.id,
@@ -56,6 +74,13 @@ def check(case: Case) -> Result:
             )
             return fired(*hits)
     return fired(*hits)
+
+
+def _answer_of(case: Case, address: object) -> Sighting | None:
+    """Return the ARP or NDP answer in which the owner of an address told its MAC, None when none was heard."""
+    told = (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
+    sightings = case.observation.sightings if case.observation is not None else ()
+    return next((each for each in sightings if each.kind in told and each.packet.src == address), None)
 
 
 def _owner_mac(case: Case, address: object) -> str | None:
