@@ -19,7 +19,7 @@ from nettrace.collect.resolve import Resolver
 from nettrace.errors import EngineError, NamespaceGone, NotFound
 from nettrace.model.base import Missing, Present, rows
 from nettrace.model.flow import Flow, Proto
-from nettrace.model.intent import Intent
+from nettrace.model.intent import Container, Intent
 from nettrace.model.snapshot import Gap, Host, Link, Namespace, Snapshot
 from nettrace.netns import Netns, current
 
@@ -90,6 +90,21 @@ class Collector:
         found = [ns for each in wanted if (ns := self._find(each)) is not None]
         self._read_all(found)
         return netns in self._read
+
+    def read_container(self, container: Container) -> bool:
+        """Read a container's namespace, which its engine may have to be asked for; True when it was not read before.
+
+        One that has gone meanwhile is no error: then there is nothing to read.
+        """
+        try:
+            whole = self._intents.inspect(container)
+        except (EngineError, NotFound) as error:
+            gap = Gap(section="intent", netns=None, reason=str(error))
+            self._lost += [] if gap in self._lost else [gap]
+            return False
+        if whole.netns is None or whole.netns in self._read:
+            return False
+        return self.read(whole.netns)
 
     def snapshot(self) -> Snapshot:
         """Return everything read so far."""

@@ -23,6 +23,7 @@ from nettrace.model.verdict import EXIT_CODE, Timing, Verdict
 
 if TYPE_CHECKING:
     from nettrace.collect import Collector
+    from nettrace.model.intent import Container
     from nettrace.model.observe import Observation
     from nettrace.model.path import Trace
     from nettrace.model.snapshot import Snapshot
@@ -223,17 +224,35 @@ def look(collector: Collector, flow: Flow) -> tuple[Snapshot, Trace]:
     for container in collector.snapshot().intent.containers:
         # The packet should get there even where a broken rule leads the walk elsewhere: remedies are proved with it.
         meant = any((port.host_port, port.proto) == (flow.dport, flow.proto.value) for port in container.ports)
-        if meant and container.netns is not None and flow.dst.netns in (None, collector.host.inode):
-            collector.read(container.netns)
+        if meant and flow.dst.netns in (None, collector.host.inode):
+            collector.read_container(container)
     before = collector.snapshot()
     trace = predict(before, flow)
     for _round in range(MAX_ROUNDS):
         needs = {netns for leg in (trace.forward, trace.reply) if leg is not None for netns in leg.needs}
-        if not needs or not sum(collector.read(netns) for netns in needs):
+        fresh = [collector.read(netns) for netns in needs]
+        fresh += [collector.read_container(each) for each in destinations(before, trace)]
+        if not any(fresh):
             break
         before = collector.snapshot()
         trace = predict(before, flow)
     return before, trace
+
+
+def destinations(before: Snapshot, trace: Trace) -> list[Container]:
+    """Return the running containers that an engine gave an address to which the packet, or its answer, goes."""
+    legs = [leg for leg in (trace.forward, trace.reply) if leg is not None]
+    wanted = {step.packet.dst for leg in legs for step in (*leg.steps, *leg.beyond)}
+    return [
+        container
+        for container in before.intent.containers
+        if container.status == "running"
+        and any(
+            held is not None and held.ip in wanted
+            for endpoint in container.endpoints
+            for held in (endpoint.ipv4, endpoint.ipv6)
+        )
+    ]
 
 
 def plan(before: Snapshot, trace: Trace, question: Question) -> ProbePlan | None:

@@ -342,7 +342,9 @@ def _nat() -> Iterable[Fault]:
             "iptables -t raw -D PREROUTING -i {app.bridge} -d {web.ip} -p icmp -j NOTRACK",
         ),
     )
+    # Flushed first: an older entry that expired would leave room for one more.
     fill = (
+        "conntrack -F >/dev/null 2>&1; "
         "i=0; max=$(cat /proc/sys/net/netfilter/nf_conntrack_max); { while [ $i -le $max ]; do "
         'echo "-I -p udp -s 10.$((i>>16&255)).$((i>>8&255)).$((i&255)) -d 198.51.100.1 --sport 1 --dport 1 '
         '--timeout 3600 --status SEEN_REPLY,ASSURED"; i=$((i+1)); done; } | conntrack --load-file - >/dev/null 2>&1; '

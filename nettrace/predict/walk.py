@@ -131,7 +131,8 @@ class _Walk:
         try:
             if last.kind is StepKind.LEAVE:
                 link = view.links[last.ifindex or 0]
-                ours = routing.is_local(view, packet.dst)
+                child = self._child(view, link, address=packet.dst)
+                ours = child is not None or routing.is_local(view, packet.dst)
                 self._add(
                     Step(
                         kind=StepKind.LEAVE,
@@ -148,7 +149,7 @@ class _Walk:
                 )
                 if not ours and self.end is None:
                     self.end = LegEnd.UNKNOWN
-                self._receive(view, link, packet, dst_mac=link.mac)
+                self._receive(view, link, packet, dst_mac=child[1].mac if child is not None else link.mac)
             else:
                 self._local_output(view, packet, bound=packet.src)
         except _End:
@@ -471,7 +472,7 @@ class _Walk:
     def _veth(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
         """Cross a veth pair (veth_xmit, __dev_forward_skb)."""
         inode = view.peer(out)
-        if inode is None or self._is_uplink(view, out, inode):
+        if inode is None or self._is_uplink(view, out, inode, packet):
             self._leave(view, out, packet, f"leaves this host by {out.name}")
         other = self.world.view(inode)
         if other is None:
@@ -500,7 +501,7 @@ class _Walk:
             )
         self._receive(other, far, packet, dst_mac=dst_mac)
 
-    def _is_uplink(self, view: View, out: Link, inode: int) -> bool:
+    def _is_uplink(self, view: View, out: Link, inode: int, packet: Packet) -> bool:
         """Tell whether a veth of the host leads out of what this host's question is about.
 
         From the host's namespace the way is followed only into namespaces that the question or an engine names:
@@ -508,7 +509,27 @@ class _Walk:
         """
         if view.id != self.world.host or inode == view.id:
             return False
-        return inode not in (self.flow.src.netns, self.flow.dst.netns) and inode not in self.world.containers
+        if inode in (self.flow.src.netns, self.flow.dst.netns) or inode in self.world.containers:
+            return False
+        # The engine's listing tells addresses and bridges, but not which namespace is whose.
+        owner = self.world.owner_of_address(packet.dst)
+        network = self.world.snapshot.intent.network(owner[1].network_id) if owner is not None else None
+        bridge = view.links.get(out.master or 0)
+        return network is None or bridge is None or network.bridge != bridge.name
+
+    def _child(
+        self, view: View, parent: Link, *, mac: str | None = None, address: IPAddress | None = None
+    ) -> tuple[View, Link] | None:
+        """Return the macvlan child of a device that has the MAC, or the address, wherever its namespace is."""
+        for each in self.world.views.values():
+            for link in each.links.values():
+                if link.kind != "macvlan" or link.peer_ifindex != parent.ifindex or each.peer(link) != view.id:
+                    continue
+                if (mac is not None and link.mac == mac) or (
+                    address is not None and each.owned.get(address) == link.ifindex
+                ):
+                    return each, link
+        return None
 
     def _macvlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
         """Send from a macvlan child: to a sibling in bridge mode, else out by the parent (macvlan_queue_xmit)."""
@@ -521,16 +542,10 @@ class _Walk:
         if parent_view is None or parent is None:
             self._leave(view, out, packet, f"leaves by the parent of {out.name}")
         if out.macvlan_mode == "bridge" and dst_mac is not None:
-            for sibling_view in self.world.views.values():
-                for sibling in sibling_view.links.values():
-                    if (
-                        sibling.kind == "macvlan"
-                        and sibling.mac == dst_mac
-                        and sibling.peer_ifindex == parent.ifindex
-                        and sibling_view.peer(sibling) == parent_view.id
-                    ):
-                        self._receive(sibling_view, sibling, packet, dst_mac=dst_mac)
-                        return
+            sibling = self._child(parent_view, parent, mac=dst_mac)
+            if sibling is not None:
+                self._receive(*sibling, packet, dst_mac=dst_mac)
+                return
         point = self.places.point(parent_view, parent)
         facts: dict[str, Any] = {
             "kind": StepKind.XMIT,
@@ -581,6 +596,10 @@ class _Walk:
             self._add(Step(text=f"in by {device.name}", point=point, **facts))
         if device.master is not None and device.master in view.links and view.links[device.master].kind == "bridge":
             self._bridge_input(view, view.links[device.master], device, packet, dst_mac)
+            return
+        child = self._child(view, device, mac=dst_mac) if dst_mac is not None else None
+        if child is not None and dst_mac != device.mac:  # macvlan_handle_frame
+            self._receive(*child, packet, dst_mac=dst_mac)
             return
         if dst_mac is not None and device.mac is not None and dst_mac != device.mac and not device.loopback:
             self._stop(
