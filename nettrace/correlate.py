@@ -317,9 +317,11 @@ def _observed_blockers(
     """Find what stops the flow by both accounts; false beside it when the wire contradicts the model."""
     predicted = _predicted_blockers(trace)
     if returned:
-        # Packets got through: whatever the model says stops them, does not (or only sometimes) stop them.
+        # Packets got through: whatever the model says stops them, does not (or only sometimes) stop them. Only what
+        # comes after the last device is out of every capture's sight: the source's own input path.
         hard = [each for each in predicted if each.step is not None and each.step.outcome is Outcome.DROP]
-        return (), not hard
+        unseen = [each for each in hard if _behind_all_points(each, trace)]
+        return tuple(unseen), len(unseen) == len(hard)
     seen = [each for each in forward if each.observed is ObservedSight.SEEN]
     blind = [each for each in (*forward, *reply) if each.observed is ObservedSight.BLIND]
     blockers: list[Blocker] = []
@@ -367,6 +369,14 @@ def _observed_blockers(
         doubted = doubted or (missing_at is not None and _next_hop_is_open(passages[missing_at]))
         contradicted = contradicted or (lost_inside and not blind and not doubted and bool(passages))
     return tuple(blockers), not contradicted
+
+
+def _behind_all_points(blocker: Blocker, trace: Trace) -> bool:
+    """Tell whether a stop lies between the source's device, where the answer was seen, and the source's socket."""
+    step = blocker.step
+    if step is None or blocker.direction is not Direction.REPLY or blocker.before is not None:
+        return False
+    return step.netns == trace.flow.src.netns and step.point is None and blocker.after is not None
 
 
 def _index(passages: tuple[Passage, ...], point: str | None) -> int | None:

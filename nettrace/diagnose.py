@@ -6,13 +6,15 @@ the source; silence counts only where a capture was proven open; what could not 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 
 from nettrace.correlate import Blocker, Passage
 from nettrace.model.base import IPAddress
 from nettrace.model.flow import EndpointKind, FlowEnd
 from nettrace.model.observe import Blind
-from nettrace.model.path import Direction, LegEnd, Outcome
+from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Trace
 from nettrace.model.verdict import (
     Basis,
     Finding,
@@ -35,7 +37,7 @@ from nettrace.model.verdict import (
 )
 from nettrace.predict import predict
 from nettrace.rules import RULES
-from nettrace.rules.base import Fired, Hit, Rule
+from nettrace.rules.base import Fired, Hit, Rule, Unknown
 from nettrace.rules.case import Case
 
 _ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
@@ -55,7 +57,7 @@ class _Ranked(msgspec.Struct, frozen=True):
 
 def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
     """Return the verdict of a case."""
-    ranked = _run_rules(case)
+    ranked = _without_consequences(case, _run_rules(case))
     causes = [each for each in ranked if each.hit.blocker is not None]
     findings = tuple(_finding(case, each, causes) for each in ranked)
     outcome = _outcome(case, ranked)
@@ -75,12 +77,19 @@ def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
 
 
 def _run_rules(case: Case) -> list[_Ranked]:
-    """Run all rules; of several that explain one stop, keep the lowest rank: the others are its effects."""
+    """Run all rules; of several that explain one stop, keep the lowest rank: the others are its effects.
+
+    Where the first stop has no explanation for want of a table that was not read, those behind it are no causes.
+    """
     found: list[_Ranked] = []
+    doubtful = False
     for rule in RULES:
         result = rule.check(case)
+        doubtful = doubtful or isinstance(result, Unknown)
         if isinstance(result, Fired):
             found.extend(_Ranked(_position(case, hit.blocker), rule, hit) for hit in result.hits)
+    if doubtful and not any(each.position == 0 for each in found):
+        found = [each for each in found if each.hit.blocker is None]
     best: dict[int, int] = {}
     for each in found:
         if each.hit.blocker is not None:
@@ -92,6 +101,36 @@ def _run_rules(case: Case) -> list[_Ranked]:
         if not any((each.rule.code, each.hit.title) == (other.rule.code, other.hit.title) for other in unique):
             unique.append(each)
     return unique
+
+
+def _without_consequences(case: Case, ranked: list[_Ranked]) -> list[_Ranked]:
+    """Leave out the causes whose stop is gone once those before are mended: they were effects of the same fault."""
+    causes = [each for each in ranked if each.hit.blocker is not None and _ORDER[each.severity] <= 1]
+    snapshot, gone = case.before, []
+    for each, following in pairwise(causes):
+        if each.hit.mend.change is None:
+            break
+        snapshot = each.hit.mend.change(snapshot)
+        if following.position > each.position and not _stops_still(following, predict(snapshot, case.flow)):
+            gone.append(following)
+    return [each for each in ranked if each not in gone]
+
+
+def _stops_still(each: _Ranked, trace: Trace) -> bool:
+    step = each.hit.blocker.step if each.hit.blocker is not None else None
+    if step is None or step.outcome is not Outcome.DROP:
+        return True
+    place = (step.reason, step.netns, step.device)
+    return any(
+        (again.reason, again.netns, again.device) == place and again.outcome is Outcome.DROP
+        for leg in (trace.forward, trace.reply)
+        if leg is not None
+        for again in (*leg.steps, *leg.beyond)
+    )
+
+
+def _delivers(forward: Leg, reply: Leg | None) -> bool:
+    return forward.end in (LegEnd.ARRIVED, LegEnd.LEFT) and reply is not None and reply.end is LegEnd.ARRIVED
 
 
 def _position(case: Case, blocker: Blocker | None) -> int:
@@ -106,7 +145,7 @@ def _position(case: Case, blocker: Blocker | None) -> int:
 def _outcome(case: Case, ranked: list[_Ranked]) -> Result:
     correlation = case.correlation
     stopping = [each for each in ranked if each.hit.blocker is not None and _ORDER[each.severity] <= 1]
-    if correlation.probed and correlation.reply_seen:
+    if correlation.probed and correlation.reply_seen and not case.blockers:
         ends_here = case.flow.dst.netns is not None
         return Result.DELIVERED if correlation.forward_seen or not ends_here else Result.INCONCLUSIVE
     if not correlation.probed and not case.blockers:
@@ -132,7 +171,7 @@ def _predicted_outcome(case: Case) -> Result:
     forward, reply = case.trace.forward, case.trace.reply
     if forward.end is LegEnd.UNKNOWN or forward.end is LegEnd.NEEDS or reply is None:
         return Result.INCONCLUSIVE
-    if forward.end in (LegEnd.ARRIVED, LegEnd.LEFT) and reply.end is LegEnd.ARRIVED:
+    if _delivers(forward, reply):
         return Result.DELIVERED
     return Result.STOPPED if LegEnd.DROPPED in (forward.end, reply.end) else Result.INCONCLUSIVE
 
@@ -253,7 +292,7 @@ def _verify(case: Case, each: _Ranked, causes: list[_Ranked]) -> Verified:
         snapshot = change(snapshot)
     trace = predict(snapshot, case.flow)
     reply = trace.reply
-    if trace.forward.end in (LegEnd.ARRIVED, LegEnd.LEFT) and reply is not None and reply.end is LegEnd.ARRIVED:
+    if _delivers(trace.forward, reply):
         return Verified.YES
     unknown = any(step.outcome is Outcome.UNKNOWN for leg in (trace.forward, reply) if leg for step in leg.steps)
     unread = any(leg.end is LegEnd.NEEDS for leg in (trace.forward, reply) if leg is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -72,7 +73,14 @@ def command(rules: tuple[str, ...], ipsets: tuple[Path, ...], as_json: bool, **o
     packet = packet_of(options)
     dumps = [dump for name in (*rules, *map(str, ipsets)) for dump in dumps_of(name)]
     around = surroundings_of(options, packet)
-    result = evaluate(dumps, packet, around)
+    # A ruleset stays until the answer and holds no cycles: walking it again and again costs more than reading it.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        result = evaluate(dumps, packet, around)
+    finally:
+        if collecting:
+            gc.enable()
     if as_json:
         from nettrace.model.base import to_json
 

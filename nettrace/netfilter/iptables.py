@@ -216,6 +216,10 @@ class _BadLine(ValueError):
     """A rule that cannot be read; the message lacks the line number."""
 
 
+def _apart(between: str) -> bool:
+    return between != "" and between[0].isspace() and between[-1].isspace()
+
+
 def split_words(line: str) -> list[str]:
     """Split a rule into words as iptables-restore does: double quotes group, a backslash takes the next character.
 
@@ -224,6 +228,16 @@ def split_words(line: str) -> list[str]:
     if '"' not in line:
         return line.split()
     words: list[str] = []
+    parts = line.split('"')
+    ends_apart = (parts[0] == "" or parts[0][-1].isspace()) and (parts[-1] == "" or parts[-1][0].isspace())
+    if len(parts) & 1 and ends_apart and "\\" not in line and all(map(_apart, parts[2:-1:2])):
+        # Every quoted word stands by itself, as iptables-save writes it.
+        for number, part in enumerate(parts):
+            if number & 1:
+                words.append(part)
+            else:
+                words += part.split()
+        return words
     at, size = 0, len(line)
     while at < size:
         if line[at].isspace():

@@ -82,18 +82,27 @@ class _Compiler:
         """Compile every object."""
         self.order = len(objects)
         for number, each in enumerate(objects, 1):
-            self._object(number, each)
+            try:
+                self._object(number, each)
+            except _MALFORMED as error:
+                raise _malformed(f"object {number} of the nft JSON") from error
         readers: dict[tuple[str, str], RuleReader] = {}
         for number, body in self.rules:
             key = self._place(number, "rule", body)
             reader = readers.get(key)
             if reader is None:
                 reader = readers[key] = RuleReader(key[0], self._sets(key))
-            self._rule(number, body, key, reader)
+            try:
+                self._rule(number, body, key, reader)
+            except _MALFORMED as error:
+                raise _malformed(f"object {number} of the nft JSON (rule)") from error
         for key, sets in self.sets.items():
             table = self._table(key)
             for name in sets.listed:
-                table.add_set(sets.build(name))
+                try:
+                    table.add_set(sets.build(name))
+                except _MALFORMED as error:
+                    raise _malformed(f"set {name} of table {key[0]} {key[1]}") from error
         return tuple(table.build() for table in self.builder.tables.values())
 
     def _object(self, number: int, each: Json) -> None:
@@ -180,6 +189,14 @@ class _Compiler:
             packets=_packets(statements),
             comment=comment if isinstance(comment, str) else "",
         )
+
+
+#: What a value of another type than libnftables-json(5) gives it leads to, deep in a statement.
+_MALFORMED = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
+
+
+def _malformed(what: str) -> InputError:
+    return InputError(f"{what} holds a value of a form that nft does not print; {_HINT}")
 
 
 def _word(number: int, kind: str, body: dict[str, Json], name: str) -> str:

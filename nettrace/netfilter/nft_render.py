@@ -37,7 +37,8 @@ _DEFAULT_REJECT: dict[str, str] = {"ip": "icmp", "ip6": "icmpv6"}
 
 def render_rule(expr: Iterable[Json], comment: str = "", *, family: str = "inet", stateless: bool = True) -> str:
     """Return a rule as one line; with `stateless`, counts are left out, as `nft -s list` does."""
-    parts = [render_statement(each, family=family, stateless=stateless) for each in expr]
+    renderer = _Renderer(family, stateless)
+    parts = [renderer.statement(each) for each in expr]
     if comment:
         parts.append(f'comment "{comment}"')
     return " ".join(part for part in parts if part)

@@ -223,6 +223,8 @@ class RuleReader:
         self.sets = sets
         self._transport_known = False
         self._seen: set[Match] = set()
+        #: What a match looks at, by the plain left sides seen so far: kinds, operand, and what is checked first.
+        self._left_sides: dict[tuple[str, ...], tuple[Any, Operand, tuple[Match, ...]]] = {}
         self._readers: dict[str, Callable[[Json], Iterable[Expr]]] = {
             "match": self._match,
             "vmap": self._vmap,
@@ -294,9 +296,18 @@ class RuleReader:
 
     def _guards(self, expression: Json) -> list[Expr]:
         """What the kernel checks first, once a rule."""
-        found = [each for each in guards_of(expression, self.family) if each not in self._seen]
+        key = _plain_key(expression)
+        guards = guards_of(expression, self.family) if key is None else self._left_side(key, expression)[2]
+        found = [each for each in guards if each not in self._seen]
         self._seen.update(found)
         return list(found)
+
+    def _left_side(self, key: tuple[str, ...], left: Json) -> tuple[Any, Operand, tuple[Match, ...]]:
+        found = self._left_sides.get(key)
+        if found is None:
+            guards = tuple(guards_of(left, self.family))
+            found = self._left_sides[key] = (kinds_of(left, self.family), operand_of(left, self.family), guards)
+        return found
 
     def _match(self, statement: Json) -> Iterable[Expr]:
         body = statement["match"]
@@ -309,9 +320,12 @@ class RuleReader:
         yield found
 
     def _relation(self, left: Json, op: str, right: Json, statement: Json) -> Match:
-        kinds = kinds_of(left, self.family)
+        key = _plain_key(left)
+        if key is None:
+            kinds, operand = kinds_of(left, self.family), operand_of(left, self.family)
+        else:
+            kinds, operand, _guards = self._left_side(key, left)
         kind = kinds[0] if len(kinds) == 1 else "concat"
-        operand = operand_of(left, self.family)
         if not isinstance(operand, Meta | Payload | Ct) and is_random(left):
             return self._doubt(statement, "it is different for every packet", stateful=True)
         if isinstance(operand, UnknownOperand):
@@ -629,6 +643,8 @@ class RuleReader:
             low, high = range_of(value, kind)
             return {low_name: Const(value=low), high_name: Const(value=high)}
         if isinstance(value, dict) and isinstance(value.get("concat"), list) and low_name == "address":
+            if len(value["concat"]) != 2:
+                raise _Unreadable("an address and a port are expected")
             address, port = value["concat"]
             parts = (self._value_operand(address, "address"), self._value_operand(port, "inet_service"))
             return {"target": Concat(parts=parts)}
@@ -690,6 +706,19 @@ def _is_doubtful_range(op: str, right: Json) -> bool:
         return False
     low, high = ends
     return bool(low > high or (low == high and op == "!="))
+
+
+def _plain_key(left: Json) -> tuple[str, ...] | None:
+    """Return what tells a plain payload or meta expression from others; None for any other expression."""
+    if isinstance(left, dict) and len(left) == 1:
+        body = left.get("payload")
+        if isinstance(body, dict) and len(body) == 2:
+            protocol, field = body.get("protocol"), body.get("field")
+            return (protocol, field) if isinstance(protocol, str) and isinstance(field, str) else None
+        body = left.get("meta")
+        if isinstance(body, dict) and len(body) == 1 and isinstance(body.get("key"), str):
+            return (body["key"],)
+    return None
 
 
 def _is_transport(left: Json) -> bool:

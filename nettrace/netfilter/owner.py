@@ -77,12 +77,27 @@ _TEXT: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     )
 )
 
-#: One of these is in every text that _TEXT can match: most rules are passed over without a pattern.
-_HINTS = (
-    "DOCKER", "docker", "br-", "netavark", "NETAVARK", "cilium", "cali", "KUBE-", "kube", "FLANNEL", "flannel",
-    "CNI-", "cni", "id: ", "ufw", "UFW", "f2b-", "fail2ban", "LIBVIRT", "virbr", "LXD", "Incus", "lxdbr", "lxbr",
-    "ts-", "tailscale", "wg-quick", "LOCALINPUT", "LOCALOUTPUT", "LOGDROP", "_ZONES", "_direct", "firewalld",
-)  # fmt: skip
+#: One of an owner's hints is in every text that its pattern can match: most rules are passed over without a pattern.
+_HINTS: dict[str, tuple[str, ...]] = {
+    "podman": ("netavark", "NETAVARK"),
+    "docker": ("DOCKER", "docker", "br-"),
+    "cilium": ("cilium",),
+    "calico": ("cali",),
+    "kube": ("KUBE-", "kube"),
+    "flannel": ("FLANNEL-", "flanneld"),
+    "cni": ("CNI-", "cni", "id: "),
+    "ufw": ("ufw", "UFW"),
+    "fail2ban": ("f2b-", "fail2ban"),
+    "libvirt": ("LIBVIRT_", "virbr"),
+    "lxd": ("LXD", "Incus", "lxdbr", "lxbr"),
+    "tailscale": ("ts-", "tailscale"),
+    "wireguard": ("wg-quick",),
+    "csf": ("LOCALINPUT", "LOCALOUTPUT", "LOGDROP"),
+    "firewalld": ("_ZONES", "_direct", "firewalld"),
+}
+
+#: Hint, owner and pattern, in the order of _TEXT.
+_SEARCHES = tuple((hint, name, pattern) for name, pattern in _TEXT for hint in _HINTS[name])
 
 _BUILTIN = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "BROUTING", "DOCKER-USER"})
 
@@ -115,8 +130,8 @@ def owner_of(backend: str, family: str, table: str, chain: str, text: str, comme
     if chain == "DOCKER-USER" or not text:
         return "user"
     for each in (text, comment):
-        if each and any(hint in each for hint in _HINTS):
-            for name, pattern in _TEXT:
-                if pattern.search(each):
+        if each:
+            for hint, name, pattern in _SEARCHES:
+                if hint in each and pattern.search(each):
                     return name
     return "user"

@@ -28,6 +28,10 @@ def masked(text: str) -> Item:
     return Masked(value=number(value), mask=number(mask))
 
 
+#: The octets of a dotted address, as they are written; whole addresses are most of what large rulesets hold.
+_OCTETS: dict[str, int] = {str(number): number for number in range(256)}
+
+
 @lru_cache(maxsize=65536)
 def prefix(text: str, family: int) -> Item | None:
     """Return the item of "address", "address/length" or "address/mask"; None when it is every address.
@@ -35,6 +39,10 @@ def prefix(text: str, family: int) -> Item | None:
     A host name cannot be resolved here and raises ValueError.
     """
     host, slash, mask_text = text.partition("/")
+    if family == 4 and (not slash or mask_text == "32"):
+        octets = [_OCTETS.get(each, -1) for each in host.split(".")]
+        if len(octets) == 4 and -1 not in octets:
+            return octets[0] << 24 | octets[1] << 16 | octets[2] << 8 | octets[3]
     full = FULL[family]
     address = ip_address(unzone(host))
     if address.version != family:

@@ -70,10 +70,13 @@ def calls_iptables(view: View, bridge: Link, family: int) -> bool:
 
 
 def is_local_mac(view: View, bridge: Link, mac: str) -> bool:
-    """Tell whether a bridge takes frames to the MAC as its own: its address, or a local entry of a port."""
-    if mac == bridge.mac:
-        return True
-    return any(entry.mac == mac and entry.local for entry in view.fdb.get(bridge.ifindex, ()))
+    """Tell whether a bridge takes frames to the MAC as its own (br_handle_frame_finish).
+
+    The forwarding entry alone decides, so that one that was replaced takes the bridge's own address away from it;
+    without any, the address itself tells.
+    """
+    entries = [entry for entry in view.fdb.get(bridge.ifindex, ()) if entry.mac == mac]
+    return any(entry.local for entry in entries) if entries else mac == bridge.mac
 
 
 def egress(
@@ -90,7 +93,7 @@ def egress(
 
     A forwarding entry decides; without one the frame is flooded, and what counts is the port that the owner of the
     MAC (or, when the MAC is unknown, of the address) is behind. `spoke`: the owner of the MAC has just sent a frame,
-    which moves every entry that is not sticky to its port (br_fdb_update).
+    which makes an entry, or moves any that is not sticky to its port, if that port learns (br_fdb_update).
     """
     ports = [port for port in view.ports.get(bridge.ifindex, ()) if source is None or port.ifindex != source.ifindex]
     entry = next(
@@ -101,10 +104,17 @@ def egress(
         ),
         None,
     )
+    if source is None and dst_mac is not None:
+        own = next((each for each in view.fdb.get(bridge.ifindex, ()) if each.mac == dst_mac and each.local), None)
+        if own is not None and own.ifindex == bridge.ifindex:
+            # br_dev_xmit hands it to br_forward without a port.
+            text = f"{dst_mac} is {bridge.name}'s own, so no port takes what {bridge.name} sends there"
+            return Choice(text=text, entry=own, reason=Reason.OTHERHOST)
     owner = _owner_port(world, view, ports, dst_mac, dst)
     if isinstance(owner, int):
         return Choice(text="the namespace behind a port was not read", needs=owner)
-    if spoke and owner is not None and entry is not None and "sticky" not in entry.flags:
+    learnt = spoke and owner is not None and (owner.port or BridgePort()).learning
+    if learnt and owner is not None and (entry is None or "sticky" not in entry.flags):
         return _deliverable(bridge, source, owner, Choice(text=f"{dst_mac} is behind {owner.name}", port=owner))
     static = entry is not None and ("permanent" in entry.state or "static" in (entry.state, *entry.flags))
     if entry is not None and static and owner is not None and entry.ifindex not in (owner.ifindex, None):

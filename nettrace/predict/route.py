@@ -6,10 +6,14 @@ fib6_rule_lookup, ip6_route_output (net/ipv6); source addresses as inet_select_a
 
 from __future__ import annotations
 
-from nettrace.model.base import IPAddress, Model
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+
+from msgspec.structs import replace
+
+from nettrace.model.base import IPAddress, IPNetwork, Model
 from nettrace.model.flow import Packet
-from nettrace.model.snapshot import NextHop, PolicyRule, Route
-from nettrace.predict.world import LOCAL_TABLE, MAIN_TABLE, View
+from nettrace.model.snapshot import Address, NextHop, PolicyRule, Route
+from nettrace.predict.world import DEFAULT_RULES, LOCAL_TABLE, MAIN_TABLE, View
 
 SCOPES = {"global": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255}
 ERRORS = ("blackhole", "unreachable", "prohibit")
@@ -47,42 +51,62 @@ def lookup(
 ) -> Lookup:
     """Look up the route of a packet; `iif` for input lookups (None: local output), `src` None before it is chosen."""
     by_priority = view.rules[packet.family]
+    if packet.family == 4 and by_priority == DEFAULT_RULES[4]:
+        return _unruled_lookup(view, packet, oif=oif, src=src)
     index = 0
-    skipped_to: int | None = None
     while index < len(by_priority):
         rule = by_priority[index]
         index += 1
-        if skipped_to is not None and rule.priority < skipped_to:
-            continue
-        skipped_to = None
         if not rule_matches(rule, packet, iif=iif, oif=view.links[oif].name if oif in view.links else None, src=src):
             continue
         if rule.action == "goto":
-            skipped_to = rule.goto
+            # A goto without a rule of that priority is unresolved, and passed over (fib_rules_lookup).
+            index = next((at for at, each in enumerate(by_priority) if each.priority == rule.goto), index)
             continue
         if rule.action == "nop":
             continue
         if rule.action in ERRORS:
             return Lookup(rule=rule, route=Route(table=0, dst=_everything(packet.family), kind=rule.action))
-        found = _table_lookup(view, rule.table, packet, oif=oif, src=src)
+        found = _table_lookup(view, view.tables.get((packet.family, rule.table), []), packet, oif=oif, src=src)
         if found is None:
             continue
         route, hop, choices = found
         if route.kind == "throw":
             continue
-        if (
-            rule.suppress_prefixlength is not None
-            and route.kind == "unicast"
-            and route.dst.prefixlen <= rule.suppress_prefixlength
-        ):
+        if route.kind not in ERRORS and _suppressed(view, rule, route, hop):
             continue
         return Lookup(route=route, hop=hop, rule=rule, choices=choices)
     return Lookup()
 
 
-def _everything(family: int):  # type: ignore[no-untyped-def]
-    from ipaddress import IPv4Network, IPv6Network
+def _unruled_lookup(view: View, packet: Packet, *, oif: int | None, src: IPAddress | None) -> Lookup:
+    """Look an IPv4 route up where no policy rule was ever added (fib_lookup of include/net/ip_fib.h).
 
+    The local and the main table are then one trie, in which the longer prefix wins, whichever of them it is in
+    (fib_trie_table; fib_unmerge takes them apart at the first rule). Where a throw wins, only the default table is
+    asked after it.
+    """
+    local, main, default = DEFAULT_RULES[4]
+    for routes in (view.merged, view.tables.get((4, default.table), [])):
+        found = _table_lookup(view, routes, packet, oif=oif, src=src)
+        if found is None or found[0].kind == "throw":
+            continue
+        route, hop, choices = found
+        rule = {local.table: local, main.table: main}.get(route.table, default)
+        return Lookup(route=route, hop=hop, rule=rule, choices=choices)
+    return Lookup()
+
+
+def _suppressed(view: View, rule: PolicyRule, route: Route, hop: NextHop | None) -> bool:
+    """Tell whether a rule refuses what its table gave (fib4_rule_suppress, fib6_rule_suppress)."""
+    if rule.suppress_prefixlength is not None and route.dst.prefixlen <= rule.suppress_prefixlength:
+        return True
+    if rule.suppress_ifgroup is None or hop is None or hop.ifindex not in view.links:
+        return False
+    return view.links[hop.ifindex].group == rule.suppress_ifgroup
+
+
+def _everything(family: int) -> IPNetwork:
     return IPv4Network("0.0.0.0/0") if family == 4 else IPv6Network("::/0")
 
 
@@ -109,24 +133,38 @@ def rule_matches(rule: PolicyRule, packet: Packet, *, iif: str | None, oif: str 
     if matched and rule.dport is not None:
         matched = packet.dport is not None and rule.dport[0] <= packet.dport <= rule.dport[1]
     if matched and rule.uid_range is not None:
-        matched = iif is None and rule.uid_range[0] <= (packet.uid or 0) <= rule.uid_range[1]
+        # Packets without a socket are root's (sock_net_uid), forwarded ones too.
+        uid = (packet.uid or 0) if iif is None else 0
+        matched = rule.uid_range[0] <= uid <= rule.uid_range[1]
     return matched != rule.invert
 
 
 def _table_lookup(
-    view: View, table: int, packet: Packet, *, oif: int | None, src: IPAddress | None
+    view: View, routes: list[Route], packet: Packet, *, oif: int | None, src: IPAddress | None
 ) -> tuple[Route, NextHop | None, int] | None:
-    for route in view.tables.get((packet.family, table), ()):
+    for route in routes:
         if packet.dst not in route.dst or (route.tos and route.tos != packet.tos):
             continue
         if route.src is not None and route.src.prefixlen and (src is None or src not in route.src):
             continue
         if not route.nexthops:
+            # Only a nexthop object can be a blackhole without the route saying so (nexthop_is_blackhole).
+            if route.kind == "unicast" and route.nexthop_id is not None:
+                return replace(route, kind="blackhole"), None, 0
             return route, None, 0
         alive = [hop for hop in route.nexthops if usable(view, hop) and (oif is None or hop.ifindex == oif)]
         if alive:
-            return route, alive[0], len(alive)
+            return route, on_link(view, alive[0]), len(alive)
     return None
+
+
+def on_link(view: View, hop: NextHop) -> NextHop:
+    """Return a next hop as it is used: a gateway that is the namespace's own address counts for none.
+
+    Such a next hop gets scope host, with which rt_set_nexthop leaves the gateway out (fib_check_nh_v4_gw).
+    """
+    own = hop.gateway is not None and hop.gateway.version == 4 and hop.gateway in view.owned
+    return replace(hop, gateway=None) if own else hop
 
 
 def usable(view: View, hop: NextHop) -> bool:
@@ -148,41 +186,95 @@ def choose_source(view: View, found: Lookup, dst: IPAddress) -> IPAddress | None
         return route.prefsrc
     if route.kind == "local":
         return dst
-    near = found.gateway or dst
-    if near.version != dst.version:
-        near = dst
     if found.ifindex is None:
         return None
-    return (source_v6 if dst.version == 6 else source_v4)(view, found.ifindex, near)
+    if dst.version == 6:
+        return source_v6(view, found.ifindex, dst)
+    # fib_info_update_nhc_saddr asks for the gateway's network, and for any address where there is no gateway.
+    gateway = next((each.gateway for each in route.nexthops if on_link(view, each) == found.hop), found.gateway)
+    if gateway is not None and gateway.version != 4:
+        gateway = None
+    return source_v4(view, found.ifindex, gateway, scope=SCOPES.get(route.scope, 0))
 
 
-def source_v4(view: View, ifindex: int, near: IPAddress) -> IPAddress | None:
-    """Return the address of a device that the kernel prefers towards `near`, else one of any other device."""
-    own = [each for each in view.addresses.get(ifindex, ()) if each.address.version == 4 and each.scope != "host"]
-    for each in own:
-        if near in each.address.network:
+def source_v4(view: View, ifindex: int, near: IPAddress | None, *, scope: int = 0) -> IPAddress | None:
+    """Return the address of a device that the kernel prefers towards `near`, else one of any other device.
+
+    `scope` is the widest RT_SCOPE_* number that will do (inet_select_addr, in_dev_select_addr).
+    """
+    own = _primaries(view, ifindex)
+    # route_localnet lets addresses of scope host serve on the link.
+    device = view.links[ifindex].name if ifindex in view.links else "all"
+    localnet = SCOPES["link"] if view.conf_max(4, device, "route_localnet", 0) else SCOPES["host"]
+    fit = [each for each in own if min(SCOPES.get(each.scope, 0), localnet) <= scope]
+    for each in fit:
+        if near is None or near in (each.peer or each.address.network):
             return each.address.ip
-    if own:
-        return own[0].address.ip
-    for other, held in view.addresses.items():
-        for each in held:
-            if other != ifindex and each.address.version == 4 and each.scope == "global":
+    if fit:
+        return fit[0].address.ip
+    for other in view.links:
+        for each in _primaries(view, other):
+            if each.scope != "link" and SCOPES.get(each.scope, 0) <= scope:
                 return each.address.ip
     return None
 
 
+def _primaries(view: View, ifindex: int) -> list[Address]:
+    """Return the IPv4 addresses of a device that are the first of their network (__inet_insert_ifa)."""
+    found: dict[IPNetwork, Address] = {}
+    for each in view.addresses.get(ifindex, ()):
+        if each.address.version == 4:
+            found.setdefault(each.peer or each.address.network, each)
+    return list(found.values())
+
+
+#: RFC 6724's labels as the kernel has them (ip6addrlbl_init_table), longest prefix first.
+_LABELS = (
+    (IPv6Network("::1/128"), 0),
+    (IPv6Network("::ffff:0:0/96"), 4),
+    (IPv6Network("::/96"), 3),
+    (IPv6Network("2001::/32"), 6),
+    (IPv6Network("2001:10::/28"), 7),
+    (IPv6Network("2002::/16"), 2),
+    (IPv6Network("fc00::/7"), 5),
+)
+
+
+def _label(address: IPAddress) -> int:
+    return next((label for network, label in _LABELS if address in network), 1)
+
+
+def _scope_v6(address: IPAddress) -> int:
+    """Return IPV6_ADDR_SCOPE_* of a unicast address (__ipv6_addr_type)."""
+    if address.is_loopback or address.is_link_local:
+        return 2
+    return 5 if isinstance(address, IPv6Address) and address.is_site_local else 14
+
+
 def source_v6(view: View, ifindex: int, near: IPAddress) -> IPAddress | None:
-    """Return the preferred IPv6 source: same scope, on the output device, longest common prefix."""
-    best: tuple[tuple[bool, bool, int], IPAddress] | None = None
-    for holder, held in view.addresses.items():
-        for each in held:
+    """Return the preferred IPv6 source towards an address (ipv6_dev_get_saddr, ipv6_get_saddr_eval).
+
+    The rules in order: the address itself, smallest scope that suffices, the output device, the same label, the
+    longest common prefix, which counts no further than the address's own prefix length.
+    """
+    best: tuple[tuple[bool, int, bool, bool, int], IPAddress] | None = None
+    wanted = _scope_v6(near)
+    for holder in view.links:
+        if near.is_link_local and holder != ifindex:
+            continue
+        for each in view.addresses.get(holder, ()):
             address = each.address.ip
-            if address.version != 6 or each.tentative or address.is_loopback:
+            if address.version != 6 or each.tentative:
                 continue
-            if address.is_link_local and holder != ifindex:
-                continue
+            scope = _scope_v6(address)
             common = 128 - (int(address) ^ int(near)).bit_length()
-            key = (address.is_link_local == near.is_link_local, holder == ifindex, common)
+            key = (
+                address == near,
+                -scope if scope >= wanted else scope - 128,
+                holder == ifindex,
+                _label(address) == _label(near),
+                min(common, each.address.network.prefixlen),
+            )
             if best is None or key > best[0]:
                 best = (key, address)
     return best[1] if best is not None else None

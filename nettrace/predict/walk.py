@@ -51,10 +51,11 @@ def predict(snapshot: Snapshot, flow: Flow) -> Trace:
     world = World(snapshot)
     places = Places(world, flow)
     table = Table()
-    forward = _Walk(world, places, flow, table, Direction.FORWARD).forward()
+    spoke: set[str] = set()
+    forward = _Walk(world, places, flow, table, Direction.FORWARD, spoke).forward()
     reply = None
     if forward.end is not LegEnd.NEEDS:
-        reply = _Walk(world, places, flow, table, Direction.REPLY).reply_to(forward)
+        reply = _Walk(world, places, flow, table, Direction.REPLY, spoke).reply_to(forward)
     assumptions: list[Assumption] = []
     for leg in (forward, reply):
         for step in leg.steps if leg is not None else ():
@@ -87,7 +88,9 @@ class _End(Exception):
 class _Walk:
     """One leg being walked: mutable while it runs, a frozen Leg afterwards."""
 
-    def __init__(self, world: World, places: Places, flow: Flow, table: Table, direction: Direction) -> None:
+    def __init__(
+        self, world: World, places: Places, flow: Flow, table: Table, direction: Direction, spoke: set[str]
+    ) -> None:
         self.world = world
         self.places = places
         self.flow = flow
@@ -101,8 +104,8 @@ class _Walk:
         self.mtu: int | None = None
         self.needs: tuple[int, ...] = ()
         self.answer: Packet | None = None
-        #: MACs whose owners have just answered a request on this way: bridges have learnt where they are.
-        self.spoke: set[str] = set()
+        #: MACs that have just sent a frame on this way, an answer to a request too: bridges have learnt where they are.
+        self.spoke = spoke
 
     # -- legs --------------------------------------------------------------------------------------------------
 
@@ -272,8 +275,13 @@ class _Walk:
         out = view.by_name.get("lo") if local else view.links.get(found.ifindex or 0)
         if out is None:
             self._lost(view, "output", f"the output device of the route is not known in {view.name}", packet)
-        if not local and packet.df and packet.length > (limit := self._path_mtu(found, out)):
-            self._too_big(view, out, packet, limit, "output", local=True)
+        if not local and packet.length > out.mtu:
+            # Senders that forbid fragments as the probe does heed the device alone (ip_sk_use_pmtu). Answers are
+            # fragmented where they are made: ICMP's never carry DF, a datagram's only when it fits (__ip_make_skb).
+            if self.direction is Direction.REPLY:
+                packet = replace(packet, length=out.mtu, df=False)
+            elif packet.df:
+                self._too_big(view, out, packet, out.mtu, "output", local=True)
         tracking = self.table.begin(view, packet)
         result = self._hook(view, Hook.OUTPUT, packet, tracking, "output", oif=out.name)
         if result.route_changed or result.packet.dst != packet.dst:
@@ -300,6 +308,8 @@ class _Walk:
         if isinstance(view.ns.routes, Missing):
             self._lost(view, stage, f"the routes of {view.name} were not read: {view.ns.routes.reason}", packet)
         reason: Reason | None = None
+        # Without a route the network is unreachable (fib_lookup), and so it is where a rule says so (fib4_rule_action).
+        network = found.route is None or (found.rule is not None and found.rule.action == "unreachable")
         if found.route is None:
             reason = Reason.NO_ROUTE
             text = f"no route to {packet.dst} in {view.name}"
@@ -322,7 +332,11 @@ class _Walk:
                 self._step(view, StepKind.ROUTE, stage, text, packet, outcome=Outcome.DROP, reason=reason, **facts)
             )
             if self.icmp_error is None and reason is not Reason.ROUTE_BLACKHOLE:
-                self.icmp_error = (3, 13) if reason is Reason.ROUTE_PROHIBIT else (3, 1)
+                # ip_error; ip6_pkt_discard_out, ip6_pkt_prohibit.
+                if packet.family == 6:
+                    self.icmp_error = (1, 1) if reason is Reason.ROUTE_PROHIBIT else (1, 0)
+                else:
+                    self.icmp_error = (3, 13) if reason is Reason.ROUTE_PROHIBIT else (3, 0 if network else 1)
             raise _End
         if not quiet:
             self._add(self._step(view, StepKind.ROUTE, stage, text, packet, **facts))
@@ -378,7 +392,7 @@ class _Walk:
         """Resolve the next hop to a MAC; None when it cannot be told from here."""
         if not (out.up and out.lower_up):
             return None
-        answer = neigh.resolve(self.world, view, out, address, asking=packet.src)
+        answer = neigh.resolve(self.world, view, out, address, asking=_asking(view, out, address, packet))
         segment = self.places.next_hop(view, out)
         if answer.how is neigh.Resolved.OWNER and answer.mac is not None:
             self.spoke.add(answer.mac)
@@ -630,6 +644,8 @@ class _Walk:
             "ifindex": port.ifindex,
             "link": port,
         }
+        if packet.src_mac is not None:
+            self.spoke.add(packet.src_mac)
         blocked = bridging.ingress(bridge, port)
         if blocked is not None:
             self._stop(Step(outcome=Outcome.DROP, reason=blocked.reason, text=blocked.text, packet=packet, **facts))
@@ -652,7 +668,7 @@ class _Walk:
             found = routing.lookup(view, packet, iif=bridge.name, src=packet.src)
             onlink = found.route is not None and found.route.kind == "unicast" and found.ifindex == bridge.ifindex
             target = self._resolve(view, bridge, packet.dst, packet) if onlink else bridge.mac
-        if target is None or target == bridge.mac or bridging.is_local_mac(view, bridge, target):
+        if target is None or bridging.is_local_mac(view, bridge, target):
             self._bridge_up(view, bridge, packet, tracking=tracking if prerouted else None)
             return
         self._bridge_forward(view, bridge, port, packet, target, tracking=tracking)
@@ -860,7 +876,8 @@ class _Walk:
         devices = [hop.ifindex for hop in found.route.nexthops] if kind == "unicast" and found.route else []
         if device.ifindex in devices:
             return
-        if mode == 2 and devices:
+        # A device without an address is judged strictly in either mode (no_addr in __fib_validate_source).
+        if mode == 2 and devices and any(each.address.version == 4 for each in view.addresses.get(device.ifindex, ())):
             return
         towards = self._name(view, devices[0]) if devices else None
         self._stop(
@@ -952,6 +969,8 @@ class _Walk:
             raise _End
         if packet.df and packet.length > (limit := self._path_mtu(found, out)):
             self._too_big(view, out, packet, limit, "egress", local=False)
+        elif packet.length > out.mtu:
+            packet = replace(packet, length=out.mtu)
         packet = replace(packet, ttl=packet.ttl - 1)
         result = self._hook(view, Hook.FORWARD, packet, tracking, "stack", iif=device.name, oif=out.name)
         self._output(view, result.packet, result.tracking, found, out, iif=device.name)
@@ -1043,6 +1062,17 @@ class _Walk:
         return view.links[ifindex].name if ifindex is not None and ifindex in view.links else None
 
 
+def _asking(view: View, out: Link, address: IPAddress, packet: Packet) -> IPAddress:
+    """Return the address that a next hop is asked for from: the packet's source if it is local (arp_solicit)."""
+    if packet.family == 6:
+        return packet.src
+    announce = view.conf_max(4, out.name, "arp_announce", 0)
+    near = any(packet.src in each.address.network for each in view.addresses.get(out.ifindex, ()))
+    if routing.is_local(view, packet.src) and (announce == 0 or (announce == 1 and near)):
+        return packet.src
+    return routing.source_v4(view, out.ifindex, address, scope=routing.SCOPES["link"]) or packet.src
+
+
 def _nat_text(nat: Any) -> str:
     parts = []
     if nat.new_src is not None:
@@ -1075,7 +1105,8 @@ def answer_to(packet: Packet, *, accepted: bool) -> Packet:
         gid=None,
     )
     if packet.proto in (1, 58):
-        return replace(swapped, icmp_type=0 if packet.family == 4 else 129)
+        # icmp_sk_init: the kernel's own answers may be fragmented on their way.
+        return replace(swapped, icmp_type=0 if packet.family == 4 else 129, df=packet.family == 6)
     if packet.proto == 6:
         return replace(swapped, tcp_flags=TCP_SYN_ACK if accepted else TCP_RST_ACK, length=60 if accepted else 40)
     return swapped

@@ -26,6 +26,11 @@ DEFAULT_RULES = {
 }
 
 
+def _precedence(route: Route) -> tuple[int, int, int, int]:
+    """Return what orders the routes of a table (fib_insert_alias; fib6_locate's subtrees, fib6_add_rt2node)."""
+    return -route.dst.prefixlen, -route.src.prefixlen if route.src is not None else 0, -route.tos, route.priority
+
+
 class View:
     """One namespace of the snapshot, indexed."""
 
@@ -51,13 +56,19 @@ class View:
 
     @cached_property
     def tables(self) -> dict[tuple[int, int], list[Route]]:
-        """Routes by (family, table): longest prefix first, then lowest priority."""
+        """Routes by (family, table): longest prefix first, then longest source prefix (IPv6), then lowest priority."""
         tables: dict[tuple[int, int], list[Route]] = {}
         for route in rows(self.ns.routes):
             tables.setdefault((route.dst.version, route.table), []).append(route)
         for table in tables.values():
-            table.sort(key=lambda route: (-route.dst.prefixlen, -route.tos, route.priority))
+            table.sort(key=_precedence)
         return tables
+
+    @cached_property
+    def merged(self) -> list[Route]:
+        """IPv4 routes of the local and the main table as one: longest prefix first, local ones before others."""
+        routes = [*self.tables.get((4, LOCAL_TABLE), ()), *self.tables.get((4, MAIN_TABLE), ())]
+        return sorted(routes, key=lambda route: (-route.dst.prefixlen, -route.table, -route.tos, route.priority))
 
     @cached_property
     def rules(self) -> dict[int, tuple[PolicyRule, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from nettrace.model.path import Direction, Segment
 from nettrace.model.snapshot import Snapshot
 from nettrace.model.verdict import Basis, Evidence, Severity
 from nettrace.rules.case import Case
+from nettrace.rules.unread import on_the_way, unread_for, unread_sections
 
 Change = Callable[[Snapshot], Snapshot]
 
@@ -88,15 +90,42 @@ def rule(
     needs: tuple[str, ...] = (),
     severity: Severity = Severity.BLOCKING,
 ) -> Rule:
-    """Make a rule out of a check; its documentation is the docstring of the module that the check is in."""
+    """Make a rule out of a check; its documentation is the docstring of the module that the check is in.
+
+    The rule is Unknown instead of firing on what was not read.
+    """
     return Rule(
         code=code,
         severity=severity,
         needs=needs,
         rank=rank,
-        check=check,
+        check=_guarded(check, needs),
         doc=sys.modules[check.__module__].__doc__ or "",
     )
+
+
+def _guarded(check: Callable[[Case], Result], needs: tuple[str, ...]) -> Callable[[Case], Result]:
+    """Keep a check from firing where a section that the finding stands on is missing.
+
+    Devices are what all else refers to: without those of a namespace on the way only the engine's word is left.
+    """
+
+    @functools.wraps(check)
+    def guarded(case: Case) -> Result:
+        if needs != ("intent",) and (lacking := unread_sections(case, on_the_way(case), ("links",))):
+            return _unknown(lacking)
+        result = check(case)
+        if not isinstance(result, Fired):
+            return result
+        doubts = [unread_for(case, needs, hit.netns, hit.blocker) for hit in result.hits]
+        kept = tuple(hit for hit, doubt in zip(result.hits, doubts, strict=True) if not doubt)
+        return Fired(hits=kept) if kept else _unknown(doubts[0])
+
+    return guarded
+
+
+def _unknown(lacking: tuple[str, ...]) -> Unknown:
+    return Unknown(needs=lacking, reason=f"not read: {', '.join(dict.fromkeys(lacking))}")
 
 
 def fired(*hits: Hit | None) -> Result:

@@ -122,7 +122,7 @@ def _engine_rule_fault(case: Case, step: Step, ref: RuleRef) -> str | None:
     if ref.index is None:
         return None
     ours = ref.owner in ENGINES
-    same = re.search(r"-i (\S+) -o \1(?: |$)", ref.text)
+    same = re.search(r"(?<!! )-i (\S+) -o \1(?: |$)", ref.text)
     bridge = same[1] if same else None
     comment = ref.text
     if bridge is not None or '"ICC"' in comment:

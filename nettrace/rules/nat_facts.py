@@ -55,6 +55,9 @@ def leaving(case: Case) -> Leaving | None:
     first = next((step.packet for step in steps if not step.packet.src.is_unspecified), None)
     if out is None or first is None or out.device is None:
         return None
+    if not any(step.kind is StepKind.ROUTE and step.netns == out.netns for step in steps):
+        # A macvlan sends by its parent, past the host's stack: nothing there is to translate it.
+        return None
     view = case.world.views[out.netns]
     packet = _seen_leaving(case, out.packet, f"{view.name}/{out.device}")
     if routing.is_local(view, packet.src) or out.netns == case.flow.src.netns:
@@ -118,6 +121,13 @@ def _fits(text: str, packet: Packet, device: str) -> bool:
         return False
     narrow = re.search(r"(?:-d|daddr) ([0-9a-fA-F.:]+(?:/\d+)?)", text)
     return narrow is None or packet.dst in ip_network(narrow[1], strict=False)
+
+
+def neighbourly(case: Case, out: Leaving) -> bool:
+    """Tell whether an IPv6 source lies in the prefix of the link it leaves by: the router looks for it there."""
+    held = case.world.views[out.netns].addresses
+    index = case.world.views[out.netns].by_name[out.device].ifindex
+    return out.packet.family == 6 and any(out.packet.src in each.address.network for each in held.get(index, ()))
 
 
 def shadowing(case: Case, out: Leaving) -> RuleRef | None:

@@ -10,7 +10,9 @@ Known limits: none.
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason, Segment
+from nettrace.correlate import Blocker
+from nettrace.model.path import Reason, Segment, Step, StepKind
+from nettrace.model.snapshot import Link
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import insert_rule, set_port
@@ -75,9 +77,11 @@ def _untranslated(case: Case) -> list[Hit]:
 
 def _no_hairpin(case: Case) -> list[Hit]:
     hits = []
-    for blocker, step in blockers(case, Reason.PORT_NO_HAIRPIN):
+    for blocker, step in blockers(case, Reason.PORT_NO_HAIRPIN, Reason.OTHERHOST):
         view = view_of(case, step)
-        port = view.links[step.ifindex or 0]
+        port = _way_back(case, blocker, step)
+        if port is None:
+            continue
         hits.append(
             Hit(
                 title=f"{port.name} does not send frames back to where they came from (hairpin off)",
@@ -98,6 +102,27 @@ def _no_hairpin(case: Case) -> list[Hit]:
             )
         )
     return hits
+
+
+def _way_back(case: Case, blocker: Blocker, step: Step) -> Link | None:
+    """Return the port that a frame would have to go back by, and may not.
+
+    The bridge has learnt from the frame itself where its sender is, also when the snapshot's entry for it has aged.
+    """
+    view = view_of(case, step)
+    if step.reason is Reason.PORT_NO_HAIRPIN:
+        return view.links.get(step.ifindex or 0)
+    came: Link | None = None
+    for each in case.steps(blocker.direction):
+        if each is step:
+            break
+        if each.kind is StepKind.RECEIVE and each.netns == view.id and each.link is not None:
+            came = each.link
+    bridge = view.links.get(step.ifindex or 0)
+    if came is None or came.port is None or came.port.hairpin or bridge is None or came.master != bridge.ifindex:
+        return None
+    peer = case.peer_of(view, came)
+    return came if peer is not None and step.packet.dst in peer[0].owned else None
 
 
 RULE = rule("nat.hairpin-missing", check, rank=46, needs=("netfilter", "intent"))

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from nettrace.rules.base import Hit, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.nat_facts import Leaving, leaving, nat_hit
+from nettrace.rules.nat_facts import Leaving, leaving, nat_hit, neighbourly
 
 
 def check(case: Case) -> Result:
     """Fire when the packet leaves with the container's own address, masquerading is meant, and no rule does it."""
     out = leaving(case)
-    if out is None or out.translated or out.covering or not out.meant:
+    if out is None or out.translated or out.covering or not out.meant or neighbourly(case, out):
         return fired()
     return fired(_hit(case, out))
 

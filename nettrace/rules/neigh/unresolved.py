@@ -9,6 +9,7 @@ Known limits: causes that nettrace can see (a device down, a lost address, arp_i
 
 from __future__ import annotations
 
+from nettrace.model.observe import Sighting
 from nettrace.model.path import Reason, Step, StepKind
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
@@ -90,13 +91,23 @@ def _unanswered(case: Case) -> list[Hit]:
 
 def _asked_in_vain(case: Case, step: Step) -> bool:
     """Tell whether a step's next hop was asked for and did not answer, by the wire or by the kernel's own table."""
-    if any(each.packet.dst == step.next_hop for each in case.correlation.arp_unanswered):
+    if any(each.packet.dst == step.next_hop and _there(case, each, step) for each in case.correlation.arp_unanswered):
         return True
     later = case.world_after.view(step.netns) if case.world_after is not None else None
     if later is None or step.next_hop is None:
         return False
     entry = later.neighbours.get((step.ifindex or 0, step.next_hop))
     return entry is not None and entry.state in ("FAILED", "INCOMPLETE")
+
+
+def _there(case: Case, request: Sighting, step: Step) -> bool:
+    """Tell whether a request was heard on the link that the step asks on, not by another device of the namespace."""
+    point = next((each for each in case.trace.points if each.id == request.point), None)
+    view = case.view(step.netns)
+    link = view.links.get(point.ifindex) if view is not None and point is not None else None
+    if point is None or link is None or point.netns != step.netns:
+        return True
+    return step.ifindex in (link.ifindex, link.master)
 
 
 RULE = rule("neigh.unresolved", check, rank=90, needs=("neighbours",))

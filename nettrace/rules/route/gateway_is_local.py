@@ -24,7 +24,8 @@ def check(case: Case) -> Result:
     for step in case.steps(Direction.FORWARD):
         if step.kind is not StepKind.ROUTE or step.netns != case.world.host or step.route is None:
             continue
-        gateway = step.next_hop
+        # The route's own word: the kernel takes its gateway for itself, and asks the link for the destination.
+        gateway = next((hop.gateway for hop in step.route.nexthops if hop.ifindex == step.ifindex), None)
         view = view_of(case, step)
         holder = view.owned.get(gateway) if gateway is not None else None
         if holder is None or gateway == step.packet.dst or holder == step.ifindex or not case.blockers:

@@ -47,6 +47,10 @@ def _right_device(case: Case, step: Step, blocker: Blocker) -> str | None:
         return network.bridge if network is not None and network.bridge in view.by_name else None
     if step.route.dst.prefixlen == 0 and step.route.priority == 0 and view.id == case.world.host:
         return None
+    network = case.network_of_bridge(step.device or "")
+    if network is not None and any(step.packet.dst in each.subnet for each in network.subnets):
+        # An address of that very network which nobody holds: the way is right, and leads to nobody.
+        return None
     if not _leads_nowhere(case, step, blocker):
         return None
     return _second_best(view, step)

@@ -1,0 +1,147 @@
+"""Fuzz the readers of rulesets with atheris: anything but a result or an InputError is a finding.
+
+atheris is no dependency of nettrace; give it an environment of its own, and run one reader at a time:
+
+    python3.11 -m venv /tmp/fuzzvenv && /tmp/fuzzvenv/bin/pip install -e . atheris
+    /tmp/fuzzvenv/bin/python -m tests.fuzz.parsers iptables -max_total_time=120 -max_len=2048 [CORPUS_DIR]
+
+Readers: iptables, nft-json, nft-text, ipset, ebtables. Without a corpus folder the seeds below are used. An input that
+breaks a reader belongs into tests/netfilter/cases/, named READER-what.txt, where a test runs it for good.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+__all__ = ["READERS", "main", "read"]
+
+SEEDS: dict[str, str] = {
+    "iptables": """*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:DOCKER - [0:0]
+[1:60] -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -m comment --comment "\\"b\\"" -j DNAT --to-destination 172.17.0.2:80
+COMMIT
+*filter
+:FORWARD DROP [0:0]
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -m limit --limit 5/min -j ACCEPT
+-A FORWARD -m set --match-set s src,dst -m mark --mark 0x1/0xf -j REJECT --reject-with icmp-port-unreachable
+COMMIT
+""",
+    "nft-json": """{"nftables": [{"table": {"family": "inet", "name": "t"}},
+{"chain": {"family": "inet", "table": "t", "name": "c", "type": "filter", "hook": "forward", "prio": 0,
+"policy": "drop"}},
+{"map": {"family": "inet", "table": "t", "name": "m", "type": "inet_service", "map": "verdict",
+"elem": [[80, {"drop": null}]]}},
+{"rule": {"family": "inet", "table": "t", "chain": "c", "expr": [{"match": {"op": "==", "left": {"payload":
+{"protocol": "ip", "field": "saddr"}}, "right": {"prefix": {"addr": "10.0.0.0", "len": 8}}}},
+{"counter": {"packets": 1, "bytes": 2}}, {"vmap":
+{"key": {"payload": {"protocol": "tcp", "field": "dport"}}, "data": "@m"}},
+{"dnat": {"family": "ip", "addr": "10.0.0.1", "port": 80}}]}}]}""",
+    "nft-text": """table inet t { # handle 1
+	set s {
+		type ipv4_addr . inet_service
+		flags interval
+		elements = { 10.0.0.0/8 . 80-90 }
+	}
+	chain c {
+		type filter hook forward priority filter - 5; policy drop;
+		ip saddr 10.0.0.0/8 tcp dport { 80, 443 } counter packets 1 bytes 2 accept comment "x" # handle 3
+		ip saddr . tcp dport @s meta mark set ct mark & 0xff limit rate 5/second burst 5 packets drop
+		iifname "eth*" ct state established,related vmap { 1 : jump c2, 2 : drop }
+	}
+	chain c2 {
+		dnat ip to 10.0.0.1:80
+	}
+}
+""",
+    "ipset": """create s hash:net,port family inet hashsize 1024 maxelem 65536 timeout 0
+add s 10.0.0.0/8,tcp:80 timeout 5 nomatch
+create b bitmap:port range 0-1024
+add b 80-90
+create l list:set size 8
+add l s
+""",
+    "ebtables": """*filter
+:INPUT ACCEPT
+:FORWARD DROP
+:x ACCEPT
+-A FORWARD -p IPv4 -i veth0 --ip-src 10.0.0.0/8 --ip-proto tcp --ip-dport 80:90 -j x
+-A x -s 02:00:00:00:00:00/fe:00:00:00:00:00 -j DROP
+""",
+}
+
+
+def _iptables(text: str) -> None:
+    from nettrace.netfilter.iptables import parse_iptables_save
+
+    parse_iptables_save(text, backend="nft", family="ip")
+    parse_iptables_save(text, backend="legacy", family="ip6")
+
+
+def _nft_json(text: str) -> None:
+    from nettrace.netfilter import nft_json
+
+    nft_json.parse(text)
+
+
+def _nft_text(text: str) -> None:
+    from nettrace.netfilter import nft_json
+    from nettrace.netfilter.nft_text import parse_text
+
+    nft_json.parse(parse_text(text))
+
+
+def _ipset(text: str) -> None:
+    from nettrace.netfilter.ipset import parse_ipset_save
+
+    parse_ipset_save(text)
+
+
+def _ebtables(text: str) -> None:
+    from nettrace.netfilter.ebtables import parse_ebtables_save
+
+    parse_ebtables_save(text, backend="nft")
+
+
+READERS: dict[str, Callable[[str], None]] = {
+    "iptables": _iptables,
+    "nft-json": _nft_json,
+    "nft-text": _nft_text,
+    "ipset": _ipset,
+    "ebtables": _ebtables,
+}
+
+
+def read(reader: str, data: bytes) -> bool:
+    """Let one reader read an input; return whether it was read or refused. Any other exception is a finding."""
+    from nettrace.errors import InputError
+
+    try:
+        READERS[reader](data.decode("utf-8", "replace"))
+    except InputError:
+        return False
+    return True
+
+
+def main() -> None:
+    """Fuzz the reader that the first argument names, with the options of libFuzzer after it."""
+    # Not a dependency, and without type information.
+    atheris = import_module("atheris")
+    reader, options = sys.argv[1], sys.argv[2:]
+    with atheris.instrument_imports(include=["nettrace.netfilter"]):
+        read(reader, SEEDS[reader].encode())
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "seed").write_text(SEEDS[reader])
+        atheris.Setup([sys.argv[0], *options, folder], lambda data: read(reader, data))
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
