@@ -60,7 +60,8 @@ class Correlation(Model):
     """What really happened. `forward_seen` and `reply_seen`: proven on the wire at the end of that leg.
 
     `model_stands` is false when the wire contradicts the model. `errno` is what the kernel said when it refused to
-    send. `errors` are ICMP errors about the probe, `resets` TCP resets, in order of sight.
+    send. `errors` are ICMP errors about the probe, `resets` TCP resets, in order of sight. `lost` are the numbers of
+    the probes that were not answered although others were.
     """
 
     passages: tuple[Passage, ...]
@@ -74,6 +75,7 @@ class Correlation(Model):
     errors: tuple[Sighting, ...] = ()
     resets: tuple[Sighting, ...] = ()
     arp_unanswered: tuple[Sighting, ...] = ()
+    lost: tuple[int, ...] = ()
 
 
 def correlate(trace: Trace, observation: Observation | None) -> Correlation:
@@ -107,6 +109,7 @@ def correlate(trace: Trace, observation: Observation | None) -> Correlation:
         errors=errors,
         resets=resets,
         arp_unanswered=_unanswered(trace, sightings),
+        lost=_lost(observation) if returned else (),
     )
 
 
@@ -236,6 +239,14 @@ def _returned(trace: Trace, observation: Observation) -> bool:
         sighting.kind is SightingKind.REPLY and sighting.point in own and _taken(trace, sighting)
         for sighting in observation.sightings
     )
+
+
+def _lost(observation: Observation) -> tuple[int, ...]:
+    """Return the numbers of the probes without an answer; none where answers do not tell which probe they are for."""
+    answered = {each.nonce for each in observation.sightings if each.kind is SightingKind.REPLY}
+    if None in answered:
+        return ()
+    return tuple(each.nonce for each in observation.sent if each.nonce not in answered)
 
 
 def _unanswered(trace: Trace, sightings: tuple[Sighting, ...]) -> tuple[Sighting, ...]:

@@ -13,7 +13,7 @@ import msgspec
 from nettrace.correlate import Blocker, Passage
 from nettrace.model.base import IPAddress
 from nettrace.model.flow import EndpointKind, FlowEnd
-from nettrace.model.observe import Blind
+from nettrace.model.observe import Blind, SightingKind
 from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Trace
 from nettrace.model.verdict import (
     Basis,
@@ -147,6 +147,8 @@ def _outcome(case: Case, ranked: list[_Ranked]) -> Result:
     stopping = [each for each in ranked if each.hit.blocker is not None and _ORDER[each.severity] <= 1]
     if correlation.probed and correlation.reply_seen and not case.blockers:
         ends_here = case.flow.dst.netns is not None
+        if correlation.lost:
+            return Result.DEGRADED
         return Result.DELIVERED if correlation.forward_seen or not ends_here else Result.INCONCLUSIVE
     if not correlation.probed and not case.blockers:
         return _predicted_outcome(case)
@@ -312,10 +314,25 @@ def _gaps(case: Case, outcome: Result) -> tuple[GapView, ...]:
         if isinstance(capture, Blind):
             view = GapView(section="capture", netns=capture.point, reason=capture.reason)
             gaps["capture", capture.point, capture.reason] = view
+    if case.correlation.lost:
+        view = _losses(case)
+        gaps[view.section, view.netns, view.reason] = view
     if outcome is Result.INCONCLUSIVE:
         for view in _why_inconclusive(case):
             gaps[view.section, view.netns, view.reason] = view
     return tuple(gaps.values())
+
+
+def _losses(case: Case) -> GapView:
+    """Say how many probes were answered, and how far the others came."""
+    assert case.observation is not None
+    lost, sent = case.correlation.lost, len(case.observation.sent)
+    kinds = {SightingKind.PROBE: Direction.FORWARD, SightingKind.REPLY: Direction.REPLY}
+    seen = {(kinds.get(each.kind), each.point) for each in case.observation.sightings if each.nonce in lost}
+    passages = [each for each in case.correlation.passages if (each.direction, each.point) in seen]
+    last = passages[-1].point if passages else None
+    where = f"; the others were last seen at {last}" if last is not None else ""
+    return GapView(section="probe", netns=None, reason=f"{sent - len(lost)} of {sent} probes were answered{where}")
 
 
 def _why_inconclusive(case: Case) -> list[GapView]:

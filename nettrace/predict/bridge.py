@@ -147,6 +147,9 @@ def egress(
             return Choice(text=f"{owner.name} takes no unknown unicast (flood off)", port=owner, reason=Reason.NO_FLOOD)
         return _deliverable(bridge, source, owner, Choice(text=f"flooded to {owner.name}", port=owner))
     flooded = _owner_port(world, view, ports, None, dst) if dst_mac is not None else None
+    if isinstance(flooded, Link) and not (flooded.port or BridgePort()).unicast_flood:
+        text = f"{flooded.name} takes no unknown unicast (flood off)"
+        return Choice(text=text, port=flooded, reason=Reason.NO_FLOOD)
     if isinstance(flooded, Link):
         # Nobody has that MAC: the frame is flooded, and shows at the port of the address's owner, who ignores it.
         return _deliverable(bridge, source, flooded, Choice(text=f"flooded to {flooded.name}", port=flooded))

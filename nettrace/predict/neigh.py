@@ -104,9 +104,12 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
     owner on the segment answers if it may; without one the answer lies beyond what this host can see, or nobody
     has the address.
     """
-    if link.noarp or link.loopback or link.pointopoint:
-        return Resolution(how=Resolved.NO_ARP)
     entry = view.neighbours.get((link.ifindex, address))
+    if link.loopback or link.pointopoint:
+        return Resolution(how=Resolved.NO_ARP)
+    if link.noarp and (entry is None or entry.state != "PERMANENT"):
+        # arp_constructor, ndisc_constructor: an Ethernet device that does not ask sends to its own address.
+        return Resolution(how=Resolved.NO_ARP, mac=link.mac if link.arp_type == 1 else None)
     segment = segment_of(world, view, link)
     owners = list(_owners(world, segment, address, exclude=(view.id, link.ifindex)))
     if entry is not None and entry.state == "PERMANENT":

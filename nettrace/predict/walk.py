@@ -51,11 +51,11 @@ def predict(snapshot: Snapshot, flow: Flow) -> Trace:
     world = World(snapshot)
     places = Places(world, flow)
     table = Table()
-    spoke: set[str] = set()
-    forward = _Walk(world, places, flow, table, Direction.FORWARD, spoke).forward()
+    heard = _Heard()
+    forward = _Walk(world, places, flow, table, Direction.FORWARD, heard).forward()
     reply = None
     if forward.end is not LegEnd.NEEDS:
-        reply = _Walk(world, places, flow, table, Direction.REPLY, spoke).reply_to(forward)
+        reply = _Walk(world, places, flow, table, Direction.REPLY, heard).reply_to(forward)
     assumptions: list[Assumption] = []
     for leg in (forward, reply):
         for step in leg.steps if leg is not None else ():
@@ -85,11 +85,24 @@ class _End(Exception):
     """The walk cannot go on."""
 
 
+class _Heard:
+    """What others have learnt from the frames of this way.
+
+    `spoke` are MACs that sent a frame, an answer to a request too: bridges know where they are (br_fdb_update).
+    `asked` are the addresses that a holder was asked from, by its namespace and device: it keeps their MAC, and need
+    not ask in turn (neigh_event_ns in arp_process).
+    """
+
+    def __init__(self) -> None:
+        self.spoke: set[str] = set()
+        self.asked: dict[tuple[int, int, IPAddress], str] = {}
+
+
 class _Walk:
     """One leg being walked: mutable while it runs, a frozen Leg afterwards."""
 
     def __init__(
-        self, world: World, places: Places, flow: Flow, table: Table, direction: Direction, spoke: set[str]
+        self, world: World, places: Places, flow: Flow, table: Table, direction: Direction, heard: _Heard
     ) -> None:
         self.world = world
         self.places = places
@@ -104,8 +117,8 @@ class _Walk:
         self.mtu: int | None = None
         self.needs: tuple[int, ...] = ()
         self.answer: Packet | None = None
-        #: MACs that have just sent a frame on this way, an answer to a request too: bridges have learnt where they are.
-        self.spoke = spoke
+        self.heard = heard
+        self.spoke = heard.spoke
 
     # -- legs --------------------------------------------------------------------------------------------------
 
@@ -392,7 +405,13 @@ class _Walk:
         """Resolve the next hop to a MAC; None when it cannot be told from here."""
         if not (out.up and out.lower_up):
             return None
-        answer = neigh.resolve(self.world, view, out, address, asking=_asking(view, out, address, packet))
+        asking = _asking(view, out, address, packet)
+        answer = neigh.resolve(self.world, view, out, address, asking=asking)
+        told = self.heard.asked.get((view.id, out.ifindex, address))
+        if told is not None and answer.how in (neigh.Resolved.NOBODY, neigh.Resolved.IGNORED):
+            answer = neigh.Resolution(how=neigh.Resolved.OWNER, mac=told, entry=answer.entry)
+        if answer.owner is not None and answer.how is neigh.Resolved.OWNER and out.mac is not None:
+            self.heard.asked[answer.owner.netns, answer.owner.ifindex, asking] = out.mac
         segment = self.places.next_hop(view, out)
         if answer.how is neigh.Resolved.OWNER and answer.mac is not None:
             self.spoke.add(answer.mac)
@@ -853,11 +872,13 @@ class _Walk:
                 )
             )
         mode = view.conf_max(4, device.name, "rp_filter", 0)
-        back = replace(packet, src=packet.dst, dst=packet.src)
+        # The way back is looked up without the mark unless src_valid_mark says so.
+        mark = packet.mark if view.conf_max(4, device.name, "src_valid_mark", 0) else 0
+        back = replace(packet, src=packet.dst, dst=packet.src, mark=mark)
         found = routing.lookup(view, back, iif="lo", src=packet.dst)
         kind = found.route.kind if found.route is not None else None
         if kind == "local":
-            if not view.conf(4, device.name, "accept_local", 0):
+            if not view.conf_max(4, device.name, "accept_local", 0):
                 self._stop(
                     self._step(
                         view,

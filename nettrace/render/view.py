@@ -87,7 +87,8 @@ def _what_became(verdict: Verdict) -> str:
         case Result.DEGRADED:
             if verdict.stop is not None:  # this size or kind of packet is lost, others are not
                 return _stopped(verdict.stop)
-            return "it gets through, but not as it should"
+            losses = next((gap.reason for gap in verdict.gaps if gap.section == "probe"), None)
+            return losses or "it gets through, but not as it should"
         case Result.INCONCLUSIVE:
             return "the evidence does not settle it"
 

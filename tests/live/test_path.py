@@ -148,6 +148,19 @@ def test_a_healthy_flow_of_the_plain_lab_is_delivered(
     delivered(ask(askers, plain_lab, "path", *args))
 
 
+def test_some_lost_probes_are_not_called_health(plain_lab: Lab, askers: dict[str, Asker]) -> None:
+    match = "-p icmp -m limit --limit 1/hour --limit-burst 2 -j ACCEPT"
+    plain_lab.check(["sh", "-c", f"iptables -I FORWARD -i docker0 {match}; iptables -I FORWARD 2 -i docker0 -j DROP"])
+    try:
+        said = ask(askers, plain_lab, "path", "app", "8.8.8.8", "--count", "5")
+    finally:
+        plain_lab.check(["sh", "-c", f"iptables -D FORWARD -i docker0 {match}; iptables -D FORWARD -i docker0 -j DROP"])
+    assert (said.code, said.verdict["outcome"]) == (1, "degraded")
+    assert [gap["reason"] for gap in said.verdict["gaps"]] == [
+        "2 of 5 probes were answered; the others were last seen at host/docker0"
+    ]
+
+
 # the command as it is typed
 
 

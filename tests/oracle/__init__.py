@@ -3,7 +3,7 @@
     run(cases, seed)                    random iptables rulesets of both backends; returns a Report
     judge(rig, case, load, report)      one case of any language, given how to load it
 
-`python -m tests.oracle --cases 500` runs it from the command line; root only.
+`python -m tests.oracle --cases 500` runs it from the command line, with `routes` and `topology` too; root only.
 """
 
 from tests.oracle.judge import Refused, Report, judge, load_xt, random_cases, run

@@ -1,0 +1,55 @@
+"""What a bridge does with a frame, as real packets showed (tests/oracle/topology.py)."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from nettrace.model.base import Present
+from nettrace.model.path import Reason
+from nettrace.model.snapshot import BridgeInfo, BridgePort, FdbEntry, Host, Link, Namespace, Snapshot
+from nettrace.predict import bridge as bridging
+from nettrace.predict.world import World
+
+BRIDGE, PORT, OWN, FAR = 2, 3, "02:00:00:00:03:01", "02:00:00:00:02:01"
+
+
+def world(*fdb: FdbEntry, port: BridgePort | None = None) -> World:
+    """A host with a bridge, and one container behind its port."""
+    host = Namespace(
+        id=1, name="host",
+        links=Present(rows=(
+            Link(ifindex=BRIDGE, name="br0", kind="bridge", mac=OWN, bridge=BridgeInfo()),
+            Link(ifindex=PORT, name="v1", kind="veth", master=BRIDGE, port=port or BridgePort(), peer_ifindex=2,
+                 peer_netns=2),
+        )),
+        fdb=Present(rows=fdb),
+    )  # fmt: skip
+    links = Present(rows=(Link(ifindex=2, name="eth0", kind="veth", mac=FAR, peer_ifindex=PORT, peer_netns=1),))
+    far = Namespace(id=2, name="c", links=links)
+    return World(Snapshot(host=Host(kernel="6"), host_netns=1, namespaces=(host, far)))
+
+
+def choose(held: World, mac: str, *, spoke: bool = False) -> bridging.Choice:
+    """The port that the bridge's own frame leaves by."""
+    host = held.views[1]
+    return bridging.egress(held, host, host.links[BRIDGE], None, mac, ip_address("10.1.0.11"), spoke=spoke)
+
+
+def test_an_answer_teaches_the_bridge_its_port_unless_learning_is_off() -> None:
+    assert choose(world(port=BridgePort(unicast_flood=False)), FAR).reason is Reason.NO_FLOOD
+    assert choose(world(port=BridgePort(unicast_flood=False)), FAR, spoke=True).reason is None
+    deaf = world(port=BridgePort(unicast_flood=False, learning=False))
+    assert choose(deaf, FAR, spoke=True).reason is Reason.NO_FLOOD
+
+
+def test_the_entry_decides_what_is_the_bridges_own() -> None:
+    taken = world(FdbEntry(ifindex=PORT, mac=OWN, master=BRIDGE, state="static"))
+    kept = world(FdbEntry(ifindex=BRIDGE, mac=OWN, state="permanent", local=True))
+    for held, expected in ((taken, False), (kept, True), (world(), True)):
+        host = held.views[1]
+        assert bridging.is_local_mac(host, host.links[BRIDGE], OWN) is expected
+
+
+def test_a_bridge_sends_nothing_to_its_own_address() -> None:
+    held = world(FdbEntry(ifindex=BRIDGE, mac=OWN, state="permanent", local=True))
+    assert choose(held, OWN).reason is Reason.OTHERHOST
