@@ -7,12 +7,17 @@ With NETTRACE_REQUIRE_LIVE=1 in the environment, as in CI, a live test that is s
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 LIVE = Path(__file__).parent / "live"
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Whoever runs the tests in the background of a shell has it ignored, and so would every child that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -146,8 +146,15 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
 
 
 def _told_apart(world: World, address: IPAddress) -> bool:
-    """Tell whether an engine's word is enough to know that no unread namespace holds an address."""
-    return bool(world.snapshot.intent.containers) and not _engine_owns(world, address)
+    """Tell whether an engine's word is enough to know that no unread namespace holds an address.
+
+    It is when the engine gave the address to nobody, or to a container that was read and does not hold it.
+    """
+    owner = world.owner_of_address(address)
+    if owner is not None:
+        view = world.views.get(owner[0].netns or 0)
+        return view is not None and complete(view) and address not in view.owned
+    return bool(world.snapshot.intent.containers)
 
 
 def _engine_owns(world: World, address: IPAddress) -> bool:

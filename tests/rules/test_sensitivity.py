@@ -121,7 +121,7 @@ BY_THE_WALK = {
     ("healthy-out", "probe"): {"app/addresses"},
     ("healthy-out-plain", "model"): {"app/addresses", "host/addresses", "host/links", "host/routes"},
     ("healthy-out-plain", "probe"): {"app/addresses"},
-    ("healthy-peer", "model"): {"app/addresses", "web/addresses", "web/routes"},
+    ("healthy-peer", "model"): {"web/addresses", "web/routes"},
     ("icc-disabled", "model"): {"host/sysctls"},
     ("icc-disabled-28", "model"): {"host/sysctls"},
     ("no-reply", "model"): {"app/addresses", "host/addresses", "host/links", "host/routes"},

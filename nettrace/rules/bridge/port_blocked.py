@@ -23,6 +23,9 @@ def check(case: Case) -> Result:
     for blocker, step in blockers(case, Reason.PORT_BLOCKED):
         view = view_of(case, step)
         port = view.links[step.ifindex or 0]
+        if not (port.up and port.lower_up):
+            # The bridge itself disables a port without carrier (br_port_carrier_check): link.down says why.
+            continue
         hits.append(
             Hit(
                 title=f"bridge port {port.name} does not forward",

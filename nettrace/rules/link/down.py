@@ -28,6 +28,7 @@ EFFECTS = (
     Reason.NO_SOURCE_ADDRESS,
     Reason.NEIGHBOUR_FAILED,
     Reason.PEER_DOWN,
+    Reason.PORT_BLOCKED,
 )
 
 
@@ -49,6 +50,11 @@ def _down(case: Case, step: Step) -> tuple[View, Link] | None:
         if link.up and link.master in view.links:
             link = view.links[link.master]
         return (view, link) if not link.up else None
+    if step.reason is Reason.PORT_BLOCKED and link is not None:
+        peer = case.peer_of(view, link)
+        if not link.up:
+            return view, link
+        return peer if not link.lower_up and peer is not None and not peer[1].up else None
     if step.reason in (Reason.NO_CARRIER, Reason.PEER_DOWN) and link is not None:
         peer = case.peer_of(view, link)
         if peer is not None:
