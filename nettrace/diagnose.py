@@ -153,9 +153,9 @@ def _outcome(case: Case, ranked: list[_Ranked]) -> Result:
     if not correlation.probed and not case.blockers:
         return _predicted_outcome(case)
     if stopping:
-        first = [each for each in stopping if each.position == stopping[0].position]
-        degrading = all(each.severity is Severity.DEGRADING for each in first) and len(case.blockers) == 1
-        return Result.DEGRADED if degrading else Result.STOPPED
+        explained = {each.position for each in stopping}
+        mild = all(each.severity is Severity.DEGRADING for each in stopping)
+        return Result.DEGRADED if mild and len(explained) == len(case.blockers) else Result.STOPPED
     if any(_proven(case, each) for each in case.blockers) or (correlation.probed and _settled_by_wire(case)):
         return Result.STOPPED
     return Result.INCONCLUSIVE

@@ -723,7 +723,7 @@ class _Walk:
         *,
         tracking: Tracking | None = None,
     ) -> None:
-        """Choose the port a frame leaves a bridge by, and send it (br_forward, br_flood, br_dev_xmit)."""
+        """Choose the port a frame leaves a bridge by, and send it (br_forward, br_flood, br_dev_queue_push_xmit)."""
         choice = bridging.egress(
             self.world, view, bridge, port, dst_mac, packet.dst, spoke=dst_mac is not None and dst_mac in self.spoke
         )
@@ -777,6 +777,18 @@ class _Walk:
                 family="bridge",
                 oif=out.name,
                 physout=out.name,
+            )
+        if packet.length > out.mtu + 4:  # is_skb_forwardable: link header and one VLAN tag come on top
+            self._stop(
+                Step(
+                    outcome=Outcome.DROP,
+                    reason=Reason.FRAME_TOO_BIG,
+                    text=f"{packet.length} bytes do not fit into {out.name} (mtu {out.mtu}), and bridges send no error",
+                    device=out.name,
+                    ifindex=out.ifindex,
+                    link=out,
+                    **facts,
+                )
             )
         self._xmit(view, out, packet, dst_mac=dst_mac)
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from pathlib import Path
 
-from nettrace.model.base import Present
-from nettrace.model.path import Reason
+from msgspec.structs import replace
+
+from nettrace.model.base import Present, rows
+from nettrace.model.path import Outcome, Reason
 from nettrace.model.snapshot import BridgeInfo, BridgePort, FdbEntry, Host, Link, Namespace, Snapshot
 from nettrace.predict import bridge as bridging
+from nettrace.predict import predict
 from nettrace.predict.world import World
+from nettrace.replay import read_case
+
+CASES = Path(__file__).parents[2] / "fixtures" / "cases"
 
 BRIDGE, PORT, OWN, FAR = 2, 3, "02:00:00:00:03:01", "02:00:00:00:02:01"
 
@@ -53,3 +60,23 @@ def test_the_entry_decides_what_is_the_bridges_own() -> None:
 def test_a_bridge_sends_nothing_to_its_own_address() -> None:
     held = world(FdbEntry(ifindex=BRIDGE, mac=OWN, state="permanent", local=True))
     assert choose(held, OWN).reason is Reason.OTHERHOST
+
+
+def test_a_frame_must_fit_through_the_port_that_it_leaves_by() -> None:
+    """br_dev_queue_push_xmit asks is_skb_forwardable: the port's MTU, the link header and one VLAN tag."""
+    recorded = read_case(CASES / "healthy-peer")
+    flow = replace(recorded.run.flow, size=1400)
+    host = recorded.before.namespace(recorded.before.host_netns)
+    assert host is not None
+    container = next(ns for ns in recorded.before.namespaces if ns.id == flow.dst.netns)
+    port = next(link for link in rows(host.links) if link.peer_netns == container.id)
+
+    def stops(mtu: int) -> list[tuple[Reason | None, str | None]]:
+        links = tuple(replace(link, mtu=mtu) if link is port else link for link in rows(host.links))
+        changed = replace(host, links=Present(rows=links))
+        namespaces = tuple(changed if ns is host else ns for ns in recorded.before.namespaces)
+        trace = predict(replace(recorded.before, namespaces=namespaces), flow)
+        return [(step.reason, step.device) for step in trace.forward.steps if step.outcome is Outcome.DROP]
+
+    assert stops(1396) == []
+    assert stops(1395) == [(Reason.FRAME_TOO_BIG, port.name)]
