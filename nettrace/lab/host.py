@@ -57,11 +57,13 @@ class Lab:
             from nettrace.lab.fetch import resolve_docker_dir
 
             folder = resolve_docker_dir(str(docker_dir))
-        draft = _claim(name, engine)
+        draft = _draft(name, engine)
         try:
+            _claim(draft)
             return cls(_build(draft, folder, legacy_iptables, docker_args, content))
         except BaseException:
-            teardown.remove(name)
+            if _has_name(draft):
+                teardown.remove(name)
             raise
 
     @classmethod
@@ -350,24 +352,29 @@ def _check_programs(engine: LabEngine, docker_dir: str | Path | None) -> None:
         raise LabError("--docker-dir is of no use without an engine: leave out --engine none")
 
 
-def _claim(name: str, engine: LabEngine) -> LabState:
-    """Make the lab's folder, which is the lock on its name, and write the first state into it."""
-    taken = LabError(
-        f"there is a lab named {name} already: take it away with `nettrace lab down {name}`, or choose another name"
-    )
-    if any(wiring.lab_of(each) == name for each in teardown.namespaces()):
-        raise taken
-    folder = state_dir(name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError as error:
-        raise taken from error
+def _draft(name: str, engine: LabEngine) -> LabState:
+    """Return the first state of a lab that this process is about to make."""
     builder = identify(os.getpid(), "builder")
     assert builder is not None, "a process that asks for itself exists"
-    draft = LabState(name=name, engine=engine, phase="building", builder=builder, created_at_ns=time.time_ns())
-    state.save(draft)
-    return draft
+    return LabState(name=name, engine=engine, phase="building", builder=builder, created_at_ns=time.time_ns())
+
+
+def _claim(draft: LabState) -> None:
+    """Make the lab's folder, which is the lock on its name, with its first state in it; raises LabError when taken."""
+    name = draft.name
+    if any(wiring.lab_of(each) == name for each in teardown.namespaces()) or not state.claim(draft):
+        raise LabError(
+            f"there is a lab named {name} already: take it away with `nettrace lab down {name}`, or choose another name"
+        )
+
+
+def _has_name(draft: LabState) -> bool:
+    """Tell whether the name is this lab's, however far its making came, and not that of one that was there before."""
+    try:
+        found = state.load(draft.name)
+    except LabError:
+        return False
+    return (found.builder, found.created_at_ns) == (draft.builder, draft.created_at_ns)
 
 
 def _build(

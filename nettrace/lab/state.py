@@ -8,7 +8,10 @@ the real engine is asked.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -107,6 +110,25 @@ def save(state: LabState) -> None:
     draft = target.with_name(f".state.json.{os.getpid()}")
     draft.write_bytes(to_json(state, indent=1))
     draft.replace(target)
+
+
+def claim(state: LabState) -> bool:
+    """Make a lab's folder, with its first state in it, in one step; False when the name is taken.
+
+    So there is never a folder that does not say whose it is, whenever a signal ends the process.
+    """
+    ROOT.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{state.name}.", dir=ROOT.parent))
+    try:
+        (draft / "state.json").write_bytes(to_json(state, indent=1))
+        draft.rename(state_dir(state.name))  # not over a folder that holds anything
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return True
 
 
 def load(name: str) -> LabState:
