@@ -453,6 +453,7 @@ _ON_LINK = (
     Reason.NO_FLOOD,
     Reason.FDB_WRONG_PORT,
     Reason.MACVLAN_ISOLATED,
+    Reason.MACVLAN_MODE,
 )
 
 

@@ -166,7 +166,11 @@ def _proven(case: Case, blocker: Blocker) -> bool:
     step = blocker.step
     if step is None or step.outcome is not Outcome.DROP:
         return False
-    return blocker.basis is Basis.BOTH or not case.correlation.probed
+    if case.correlation.probed:
+        return blocker.basis is Basis.BOTH
+    # What lies beyond a decision that could not be told is a supposition.
+    leg = case.trace.forward if blocker.direction is Direction.FORWARD else case.trace.reply
+    return case.trace.forward.end is not LegEnd.UNKNOWN and leg is not None and leg.end is not LegEnd.UNKNOWN
 
 
 def _predicted_outcome(case: Case) -> Result:

@@ -116,6 +116,7 @@ class Reason(StrEnum):
     NOT_LISTENING = "not-listening"
     NOT_LOCAL = "not-local"
     MACVLAN_ISOLATED = "macvlan-isolated"
+    MACVLAN_MODE = "macvlan-mode"
     VXLAN_NO_DESTINATION = "vxlan-no-destination"
     TC_DROP = "tc-drop"
     NOT_RUNNING = "not-running"

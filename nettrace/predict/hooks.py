@@ -148,6 +148,8 @@ def run_hook(
         held = view.addresses.get(link.ifindex, ()) if link is not None else ()
         return next((each.address.ip for each in held if each.address.version == packet.family), None)
 
+    routed = not isinstance(view.ns.routes, Missing) and not isinstance(view.ns.rules, Missing)
+    addressed = not isinstance(view.ns.addresses, Missing) and not isinstance(view.ns.links, Missing)
     context = HookContext(
         family=family or address_family,
         iif=iif,
@@ -161,9 +163,9 @@ def run_hook(
         pkttype="host" if iif is not None else None,
         address_type=address_type if not isinstance(view.ns.routes, Missing) else None,
         is_local=is_local if not isinstance(view.ns.routes, Missing) else None,
-        fib=fib if not isinstance(view.ns.routes, Missing) else None,
-        source_for=source_for,
-        primary_address=primary_address,
+        fib=fib if routed else None,
+        source_for=source_for if routed and addressed else None,
+        primary_address=primary_address if addressed else None,
     )
     return evaluate_hook(view.ruleset, hook, packet, tracking, context)
 

@@ -85,16 +85,21 @@ class Resolved(StrEnum):
     NOBODY = "nobody"
     IGNORED = "ignored"
     NO_ARP = "no-arp"
+    UNREAD = "unread"
 
 
 class Resolution(Model):
-    """Answer of a next hop's resolution: the MAC to use, who owns the address here, the entry that was used."""
+    """Answer of a next hop's resolution: the MAC to use, who owns the address here, the entry that was used.
+
+    `unread` says which table of which namespace would have to be known, where the answer is UNREAD.
+    """
 
     how: Resolved
     mac: str | None = None
     owner: Member | None = None
     entry: Neighbour | None = None
     sysctl: str | None = None
+    unread: str | None = None
 
 
 def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking: IPAddress) -> Resolution:
@@ -137,12 +142,38 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
         return Resolution(how=Resolved.OWNER, mac=device.mac, owner=owner, entry=entry)
     if ignored is not None:
         return Resolution(how=Resolved.IGNORED, entry=entry, sysctl=ignored)
+    missing = _unread(world, segment, address)
+    if missing is not None:
+        return Resolution(how=Resolved.UNREAD, entry=entry, unread=missing)
     if segment.open_ended or (segment.unread and not _told_apart(world, address)):
         known = entry.mac if entry is not None and entry.state not in ("FAILED", "INCOMPLETE") else None
         if entry is not None and entry.state == "FAILED" and not _engine_owns(world, address):
             return Resolution(how=Resolved.NOBODY, entry=entry)
         return Resolution(how=Resolved.BEYOND, mac=known, entry=entry)
     return Resolution(how=Resolved.NOBODY, entry=entry)
+
+
+def _unread(world: World, segment: Segment, address: IPAddress) -> str | None:
+    """Return the table that hides whether a namespace on the segment, whose links were read, holds an address.
+
+    An address that the engine gave to another container is not looked for.
+    """
+    owner = world.owner_of_address(address)
+    for netns in dict.fromkeys((*(each.netns for each in segment.members), *segment.unread)):
+        view = world.view(netns) if netns is not None else None
+        if view is None or complete(view):
+            continue
+        if owner is not None and owner[0].netns is not None and owner[0].netns != view.id:
+            continue
+        return _missing_text(view)
+    return None
+
+
+def _missing_text(view: View) -> str:
+    for name, table in (("links", view.ns.links), ("addresses", view.ns.addresses)):
+        if isinstance(table, Missing):
+            return f"the {name} of {view.name} were not read: {table.reason}"
+    return f"{view.name} was not read"
 
 
 def _told_apart(world: World, address: IPAddress) -> bool:
@@ -193,8 +224,10 @@ def arp_blocked(view: View, device: Link, address: IPAddress, asking: IPAddress)
         return name
     if value == 2 and not any(asking in each.address.network for each in on_device):
         return name
-    if value == 3 and not any(each.scope != "host" for each in on_device):
-        return name
+    if value == 3:
+        # Of whichever device the address is: in_dev is NULL there.
+        held = [each for own in view.addresses.values() for each in own if each.address.ip == address]
+        return None if any(each.scope != "host" for each in held) else name
     if value >= 8:
         return name
     return None

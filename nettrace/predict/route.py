@@ -101,9 +101,11 @@ def _suppressed(view: View, rule: PolicyRule, route: Route, hop: NextHop | None)
     """Tell whether a rule refuses what its table gave (fib4_rule_suppress, fib6_rule_suppress)."""
     if rule.suppress_prefixlength is not None and route.dst.prefixlen <= rule.suppress_prefixlength:
         return True
-    if rule.suppress_ifgroup is None or hop is None or hop.ifindex not in view.links:
+    # Of a multipath IPv4 route the first next hop is looked at, whichever is chosen, and alive or not.
+    asked = route.nexthops[0] if route.dst.version == 4 and route.nexthops else hop
+    if rule.suppress_ifgroup is None or asked is None or asked.ifindex not in view.links:
         return False
-    return view.links[hop.ifindex].group == rule.suppress_ifgroup
+    return view.links[asked.ifindex].group == rule.suppress_ifgroup
 
 
 def _everything(family: int) -> IPNetwork:
@@ -154,17 +156,37 @@ def _table_lookup(
             return route, None, 0
         alive = [hop for hop in route.nexthops if usable(view, hop) and (oif is None or hop.ifindex == oif)]
         if alive:
-            return route, on_link(view, alive[0]), len(alive)
+            return route, on_link(view, route, alive[0]), len(alive)
     return None
 
 
-def on_link(view: View, hop: NextHop) -> NextHop:
-    """Return a next hop as it is used: a gateway that is the namespace's own address counts for none.
+def on_link(view: View, route: Route, hop: NextHop) -> NextHop:
+    """Return a next hop of a route as it is used: a gateway that a local route covers counts for none.
 
     Such a next hop gets scope host, with which rt_set_nexthop leaves the gateway out (fib_check_nh_v4_gw).
     """
-    own = hop.gateway is not None and hop.gateway.version == 4 and hop.gateway in view.owned
+    gateway = hop.gateway
+    if gateway is None or gateway.version != 4:
+        return hop
+    own = gateway in view.owned or _covered_by_local(view, route, gateway, hop.ifindex)
     return replace(hop, gateway=None) if own else hop
+
+
+def _covered_by_local(view: View, route: Route, gateway: IPAddress, ifindex: int | None) -> bool:
+    """Tell whether the lookup of a gateway, when its route was added, met a local route on the gateway's device.
+
+    The table that the route is in is asked first, then all (fib_check_nh_v4_gw); routes of a wider scope than link
+    do not count.
+    """
+    own = view.tables.get((4, route.table), []) if route.table != MAIN_TABLE else []
+    for routes in (own, view.merged):
+        for each in routes:
+            if gateway not in each.dst or each is route or SCOPES.get(each.scope, 0) < SCOPES["link"]:
+                continue
+            if all(hop.ifindex != ifindex for hop in each.nexthops):
+                continue
+            return each.kind == "local"
+    return False
 
 
 def usable(view: View, hop: NextHop) -> bool:
@@ -191,7 +213,7 @@ def choose_source(view: View, found: Lookup, dst: IPAddress) -> IPAddress | None
     if dst.version == 6:
         return source_v6(view, found.ifindex, dst)
     # fib_info_update_nhc_saddr asks for the gateway's network, and for any address where there is no gateway.
-    gateway = next((each.gateway for each in route.nexthops if on_link(view, each) == found.hop), found.gateway)
+    gateway = next((each.gateway for each in route.nexthops if on_link(view, route, each) == found.hop), found.gateway)
     if gateway is not None and gateway.version != 4:
         gateway = None
     return source_v4(view, found.ifindex, gateway, scope=SCOPES.get(route.scope, 0))

@@ -76,7 +76,7 @@ def _gaps(world: World) -> tuple[Gap, ...]:
     return tuple(
         Gap(section=section, netns=view.name, reason=table.reason)
         for view in world.views.values()
-        for section in ("links", "addresses", "routes", "rules", "netfilter", "sysctls")
+        for section in ("links", "addresses", "routes", "rules", "neighbours", "fdb", "netfilter", "sysctls", "sockets")
         if isinstance(table := getattr(view.ns, section), Missing)
     )
 
@@ -264,6 +264,8 @@ class _Walk:
         """Route a packet that the namespace itself sends, run OUTPUT, and send it out (ip_local_out)."""
         found = self._route(view, packet, "output", src=bound)
         source = bound or routing.choose_source(view, found, packet.dst)
+        if source is None and isinstance(view.ns.addresses, Missing):
+            self._lost(view, "output", _unread(view, "addresses"), packet)
         if source is None:
             self._stop(
                 self._step(
@@ -316,10 +318,9 @@ class _Walk:
         quiet: bool = False,
     ) -> routing.Lookup:
         """Look a route up and record it; the leg ends here when there is none."""
+        self._need_routes(view, stage, packet)
         found = routing.lookup(view, packet, iif=iif.name if iif is not None else None, src=src)
         names = {index: link.name for index, link in view.links.items()}
-        if isinstance(view.ns.routes, Missing):
-            self._lost(view, stage, f"the routes of {view.name} were not read: {view.ns.routes.reason}", packet)
         reason: Reason | None = None
         # Without a route the network is unreachable (fib_lookup), and so it is where a rule says so (fib4_rule_action).
         network = found.route is None or (found.rule is not None and found.rule.action == "unreachable")
@@ -354,6 +355,17 @@ class _Walk:
         if not quiet:
             self._add(self._step(view, StepKind.ROUTE, stage, text, packet, **facts))
         return found
+
+    def _need_routes(self, view: View, stage: str, packet: Packet) -> None:
+        """End the leg where the routes of a namespace were not read; without its policy rules, go on in doubt."""
+        if isinstance(view.ns.routes, Missing):
+            self._lost(view, stage, _unread(view, "routes"), packet)
+        self._need(view, "rules", stage, packet)
+
+    def _need(self, view: View, section: str, stage: str, packet: Packet) -> None:
+        """Go on in doubt where a decision depends on a table that was not read."""
+        if isinstance(getattr(view.ns, section), Missing):
+            self._doubt(view, stage, _unread(view, section), packet)
 
     def _path_mtu(self, found: routing.Lookup, out: Link) -> int:
         return min(out.mtu, found.route.mtu) if found.route is not None and found.route.mtu else out.mtu
@@ -405,6 +417,8 @@ class _Walk:
         """Resolve the next hop to a MAC; None when it cannot be told from here."""
         if not (out.up and out.lower_up):
             return None
+        if not (out.loopback or out.pointopoint):
+            self._need(view, "neighbours", "egress", packet)
         asking = _asking(view, out, address, packet)
         answer = neigh.resolve(self.world, view, out, address, asking=asking)
         told = self.heard.asked.get((view.id, out.ifindex, address))
@@ -425,6 +439,11 @@ class _Walk:
             "neighbour": answer.entry,
             "next_hop": address,
         }
+        if answer.how is neigh.Resolved.OWNER and self._unheard(view, out, facts):
+            return answer.mac
+        if answer.how is neigh.Resolved.UNREAD:
+            self._stop(Step(outcome=Outcome.UNKNOWN, text=answer.unread or "", **facts))
+            return None
         if answer.how in (neigh.Resolved.NOBODY, neigh.Resolved.IGNORED):
             point = self.places.point(view, out)
             text = (
@@ -448,6 +467,17 @@ class _Walk:
             beyond = answer.how is neigh.Resolved.BEYOND and answer.mac is None
             self._add(Step(text=f"next hop {address}{whose}", open_ended=beyond, **facts))
         return answer.mac
+
+    def _unheard(self, view: View, out: Link, facts: dict[str, Any]) -> bool:
+        """Stop where a bridge's own address lies behind a port by its table, so that no answer comes up to it."""
+        if out.kind != "bridge" or out.mac is None or bridging.is_local_mac(view, out, out.mac):
+            return False
+        entry = next(each for each in view.fdb[out.ifindex] if each.mac == out.mac)
+        port = self._name(view, entry.ifindex) or "a port"
+        text = f"answers to {out.name} ({out.mac}) go out of {port}: a forwarding entry says that it is there"
+        facts = {**facts, "device": port, "ifindex": entry.ifindex, "fdb": entry}
+        self._stop(Step(outcome=Outcome.DROP, reason=Reason.FDB_WRONG_PORT, text=text, **facts))
+        return True
 
     def _open_ended(self, view: View, out: Link) -> bool:
         segment = neigh.segment_of(self.world, view, out)
@@ -574,11 +604,12 @@ class _Walk:
         parent = parent_view.links.get(out.peer_ifindex or 0) if parent_view is not None else None
         if parent_view is None or parent is None:
             self._leave(view, out, packet, f"leaves by the parent of {out.name}")
-        if out.macvlan_mode == "bridge" and dst_mac is not None:
-            sibling = self._child(parent_view, parent, mac=dst_mac)
-            if sibling is not None:
-                self._receive(*sibling, packet, dst_mac=dst_mac)
-                return
+        sibling = self._child(parent_view, parent, mac=dst_mac) if dst_mac is not None else None
+        if out.macvlan_mode == "bridge" and sibling is not None and sibling[1].macvlan_mode == "bridge":
+            self._receive(*sibling, packet, dst_mac=dst_mac)
+            return
+        if sibling is None:
+            self._need_sibling(parent_view, parent, packet)
         point = self.places.point(parent_view, parent)
         facts: dict[str, Any] = {
             "kind": StepKind.XMIT,
@@ -605,7 +636,48 @@ class _Walk:
             raise _End
         else:
             self._add(Step(text=f"out of {parent.name}", **facts))
+            if sibling is not None:
+                self._to_isolated_sibling(parent_view, parent, out, *sibling, packet)
         self._leave(parent_view, parent, packet, f"leaves this host by {parent.name}")
+
+    def _need_sibling(self, parent_view: View, parent: Link, packet: Packet) -> None:
+        """Ask for the namespace of the container that an engine gave the destination to, where a child may be in it."""
+        owner = self.world.owner_of_address(packet.dst)
+        network = self.world.snapshot.intent.network(owner[1].network_id) if owner is not None else None
+        if owner is None or network is None or network.parent != parent.name:
+            return
+        inode = owner[0].netns
+        if inode is not None and self.world.view(inode) is None:
+            self.needs = (inode,)
+            self._finish(LegEnd.NEEDS)
+
+    def _to_isolated_sibling(
+        self, parent_view: View, parent: Link, out: Link, view: View, child: Link, packet: Packet
+    ) -> NoReturn:
+        """Stop at a sibling that macvlan does not hand the frame to itself (macvlan_queue_xmit, macvlan_handle_frame).
+
+        Outside of bridge mode a frame goes out by the parent. A switch that reflects it could bring it back to a
+        child in vepa mode; a private child's requests are not let in even then.
+        """
+        reflected = "private" not in (out.macvlan_mode, child.macvlan_mode)
+        modes = " and ".join(dict.fromkeys(str(each.macvlan_mode) for each in (out, child)))
+        self._stop(
+            Step(
+                kind=StepKind.XMIT,
+                netns=parent_view.id,
+                segment=Segment.EGRESS,
+                text=f"{out.name} and {child.name} of {view.name} are children of {parent.name} in mode {modes}: "
+                + ("only a switch that sends frames back joins them" if reflected else "they do not reach each other"),
+                packet=packet,
+                outcome=Outcome.UNKNOWN if reflected else Outcome.DROP,
+                reason=Reason.MACVLAN_MODE,
+                device=out.name,
+                ifindex=out.ifindex,
+                link=out,
+            )
+        )
+        self._receive(view, child, packet, dst_mac=child.mac)
+        raise _End
 
     # -- input -------------------------------------------------------------------------------------------------
 
@@ -669,6 +741,9 @@ class _Walk:
         if blocked is not None:
             self._stop(Step(outcome=Outcome.DROP, reason=blocked.reason, text=blocked.text, packet=packet, **facts))
         arrived = packet
+        self._need(view, "fdb", "bridge", packet)
+        # Whether br_netfilter shows the frame to the IP hooks is a sysctl.
+        self._need(view, "sysctls", "bridge", packet)
         prerouted = bridging.calls_iptables(view, bridge, packet.family)
         tracking = self.table.begin(view, packet)
         bridge_result = self._hook(
@@ -724,6 +799,8 @@ class _Walk:
         tracking: Tracking | None = None,
     ) -> None:
         """Choose the port a frame leaves a bridge by, and send it (br_forward, br_flood, br_dev_queue_push_xmit)."""
+        if port is None:
+            self._need(view, "fdb", "bridge", packet)
         choice = bridging.egress(
             self.world, view, bridge, port, dst_mac, packet.dst, spoke=dst_mac is not None and dst_mac in self.spoke
         )
@@ -845,11 +922,14 @@ class _Walk:
                     sysctl=f"net.ipv6.conf.{device.name}.disable_ipv6 = 1",
                 )
             )
+        # What it accepts as a source, forwards and answers are sysctls.
+        self._need(view, "sysctls", "stack", packet)
         tracking = tracked
         if tracking is None:
             # br_netfilter ran PREROUTING already for a frame that came up through a bridge (ip_sabotage_in).
             result = self._hook(view, Hook.PREROUTING, packet, self.table.begin(view, packet), "stack", iif=device.name)
             packet, tracking = result.packet, result.tracking
+        self._need_routes(view, "stack", packet)
         found = routing.lookup(view, packet, iif=device.name, src=packet.src)
         local = found.route is not None and found.route.kind == "local"
         self._check_source(view, device, packet, local=local)
@@ -870,7 +950,11 @@ class _Walk:
             return
         facts: dict[str, Any] = {"device": device.name, "ifindex": device.ifindex, "outcome": Outcome.DROP}
         localnet = view.conf_max(4, device.name, "route_localnet", 0)
-        if not localnet and (packet.src.is_loopback or packet.dst.is_loopback):
+        if (
+            not localnet
+            and not isinstance(view.ns.sysctls, Missing)
+            and (packet.src.is_loopback or packet.dst.is_loopback)
+        ):
             self._stop(
                 self._step(
                     view,
@@ -883,6 +967,8 @@ class _Walk:
                     **facts,
                 )
             )
+        if isinstance(view.ns.sysctls, Missing):
+            return  # in doubt already
         mode = view.conf_max(4, device.name, "rp_filter", 0)
         # The way back is looked up without the mark unless src_valid_mark says so.
         mark = packet.mark if view.conf_max(4, device.name, "src_valid_mark", 0) else 0
@@ -910,7 +996,11 @@ class _Walk:
         if device.ifindex in devices:
             return
         # A device without an address is judged strictly in either mode (no_addr in __fib_validate_source).
-        if mode == 2 and devices and any(each.address.version == 4 for each in view.addresses.get(device.ifindex, ())):
+        addressed = any(each.address.version == 4 for each in view.addresses.get(device.ifindex, ()))
+        if mode == 2 and devices and addressed:
+            return
+        if mode == 2 and devices and isinstance(view.ns.addresses, Missing):
+            self._doubt(view, "stack", _unread(view, "addresses"), packet)
             return
         towards = self._name(view, devices[0]) if devices else None
         self._stop(
@@ -960,8 +1050,7 @@ class _Walk:
             )
             return
         if isinstance(view.ns.sysctls, Missing):
-            self._doubt(view, "stack", f"the sysctls of {view.name} were not read", packet)
-            return
+            return  # in doubt already
         self._stop(
             self._step(
                 view,
@@ -1063,7 +1152,7 @@ class _Walk:
         }
         name = f"{family or ('ip' if packet.family == 4 else 'ip6')} {hook.upper()}"
         if isinstance(view.ns.netfilter, Missing):
-            self._doubt(view, stage, f"the rules of {view.name} were not read: {view.ns.netfilter.reason}", packet)
+            self._doubt(view, stage, _unread(view, "netfilter"), packet)
         if result.verdict is FilterVerdict.ACCEPT:
             if result.trail or result.nats or result.packet != packet:
                 nats = "; ".join(_nat_text(each) for each in result.nats)
@@ -1093,6 +1182,13 @@ class _Walk:
     @staticmethod
     def _name(view: View, ifindex: int | None) -> str | None:
         return view.links[ifindex].name if ifindex is not None and ifindex in view.links else None
+
+
+def _unread(view: View, section: str) -> str:
+    """Return the sentence that says which table of a namespace was not read, and why."""
+    table = getattr(view.ns, section)
+    what = {"netfilter": "netfilter rules", "rules": "policy rules", "fdb": "forwarding entries"}.get(section, section)
+    return f"the {what} of {view.name} were not read" + (f": {table.reason}" if isinstance(table, Missing) else "")
 
 
 def _asking(view: View, out: Link, address: IPAddress, packet: Packet) -> IPAddress:

@@ -472,7 +472,7 @@ def ask_model(view: View, query: Query) -> Reply:
         )
         for each in found.route.nexthops or (NextHop(),)
         if routing.usable(view, each) and (oif is None or each.ifindex == oif)
-        for hop in (routing.on_link(view, each),)
+        for hop in (routing.on_link(view, found.route, each),)
     )
     return Reply(kind=kind, table=found.route.table, hops=hops)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from nettrace.model.base import Present, rows
-from nettrace.model.path import Outcome, Reason
+from nettrace.model.base import Present, Values, rows
+from nettrace.model.path import LegEnd, Outcome, Reason, Trace
 from nettrace.model.snapshot import BridgeInfo, BridgePort, FdbEntry, Host, Link, Namespace, Snapshot
 from nettrace.predict import bridge as bridging
-from nettrace.predict import predict
-from nettrace.predict.world import World
+from nettrace.predict import neigh, predict
+from nettrace.predict.world import View, World
 from nettrace.replay import read_case
 
 CASES = Path(__file__).parents[2] / "fixtures" / "cases"
@@ -80,3 +81,53 @@ def test_a_frame_must_fit_through_the_port_that_it_leaves_by() -> None:
 
     assert stops(1396) == []
     assert stops(1395) == [(Reason.FRAME_TOO_BIG, port.name)]
+
+
+def test_a_device_that_does_not_ask_speaks_to_itself_and_the_bridge_keeps_the_frame() -> None:
+    """arp_constructor gives a NOARP device its own address; br_fdb_update has just learnt it at the port it came by."""
+    held = world()
+    host = held.views[1]
+    port = host.links[PORT]
+    kept = bridging.egress(held, host, host.links[BRIDGE], port, FAR, ip_address("10.1.0.12"), spoke=True)
+    assert kept.reason is Reason.PORT_NO_HAIRPIN
+
+
+def outward(change: Callable[[Namespace], Namespace]) -> Trace:
+    """Predict the recorded way out with the host changed."""
+    recorded = read_case(CASES / "healthy-out")
+    namespaces = tuple(change(ns) if ns.id == recorded.before.host_netns else ns for ns in recorded.before.namespaces)
+    return predict(replace(recorded.before, namespaces=namespaces), recorded.run.flow)
+
+
+def test_answers_to_a_bridge_whose_address_lies_behind_a_port_do_not_come_up() -> None:
+    """A static entry for the bridge's own address sends what is meant for the bridge out of that port."""
+    recorded = read_case(CASES / "healthy-out")
+    host = recorded.before.namespace(recorded.before.host_netns)
+    assert host is not None
+    bridge = next(link for link in rows(host.links) if link.kind == "bridge")
+    port = next(link for link in rows(host.links) if link.master == bridge.ifindex)
+
+    def stolen(ns: Namespace) -> Namespace:
+        kept = tuple(each for each in rows(ns.fdb) if each.mac != bridge.mac)
+        entry = FdbEntry(ifindex=port.ifindex, mac=bridge.mac or "", master=bridge.ifindex, state="static")
+        neighbours = tuple(each for each in rows(ns.neighbours) if each.ifindex != bridge.ifindex)
+        return replace(ns, fdb=Present(rows=(*kept, entry)), neighbours=Present(rows=neighbours))
+
+    steps = outward(stolen).forward.steps
+    assert [(step.reason, step.device) for step in steps if step.outcome is Outcome.DROP]
+    assert outward(lambda ns: ns).forward.end is LegEnd.LEFT
+
+
+def test_arp_ignore_3_asks_for_an_address_of_any_device() -> None:
+    """arp_ignore's inet_confirm_addr is called without a device for the value 3."""
+    recorded = read_case(CASES / "healthy-out")
+    host = recorded.before.namespace(recorded.before.host_netns)
+    assert host is not None
+    values = {"net.ipv4.conf.all.arp_ignore": "3"}
+    view = View(replace(host, sysctls=Values(values=values)))
+    bridge = next(link for link in rows(host.links) if link.kind == "bridge")
+    other = next(link for link in rows(host.links) if link.kind != "bridge")
+    own = next(each.address.ip for each in rows(host.addresses) if each.ifindex == bridge.ifindex)
+    asking = ip_address("172.17.0.2")
+    assert neigh.arp_blocked(view, other, own, asking) is None
+    assert neigh.arp_blocked(view, other, ip_address("172.17.9.9"), asking) is not None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
+from msgspec.structs import replace
+
 from nettrace.model.base import Present, Values
 from nettrace.model.flow import Packet
 from nettrace.model.snapshot import Address, Link, Namespace, NextHop, PolicyRule, Route
@@ -126,3 +128,24 @@ def test_an_ipv6_source_of_the_same_label_is_preferred() -> None:
     held = view(route("::/0"), addresses=own)
     found = routing.lookup(held, packet("2a00::1"))
     assert routing.choose_source(held, found, ip_address("2a00::1")) == own[1].address.ip
+
+
+def test_the_first_next_hop_of_a_multipath_route_is_asked_for_its_group() -> None:
+    """fib4_rule_suppress looks at next hop 0, whichever is chosen, and alive or not."""
+    hops = (NextHop(ifindex=VB, flags=("dead",)), NextHop(ifindex=VA))
+    routes = (replace(route("10.1.0.0/16"), nexthops=hops), route("0.0.0.0/0", 101))
+    rules = (rule(20, table=254, suppress_ifgroup=5), rule(30, table=101))
+    main_gone = tuple(each for each in DEFAULT_RULES[4] if each.table != 254)
+    held = view(*routes, rules=rules, group=5)
+    held.rules[4] = (*sorted((*rules, *main_gone), key=lambda each: each.priority),)
+    found = routing.lookup(held, packet("10.1.2.3"))
+    assert found.route is not None
+    assert found.route.table == 101
+
+
+def test_a_gateway_that_a_local_route_covers_is_none() -> None:
+    """fib_check_nh_v4_gw: its lookup gives scope host, so the destination counts as on the link."""
+    routes = (route("10.9.0.0/16", 101, kind="local", scope="host"), route("10.1.0.0/16", 101, via="10.9.1.1"))
+    found = routing.lookup(view(*routes, rules=(rule(20, table=101),)), packet("10.1.2.3"))
+    assert found.hop is not None
+    assert found.gateway is None

@@ -10,7 +10,7 @@ Known limits: causes that nettrace can see (a device down, a lost address, arp_i
 from __future__ import annotations
 
 from nettrace.model.observe import Sighting
-from nettrace.model.path import Reason, Step, StepKind
+from nettrace.model.path import Outcome, Reason, Step, StepKind
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -60,6 +60,8 @@ def _unanswered(case: Case) -> list[Hit]:
             view = case.view(step.netns)
             if step.kind is not StepKind.NEIGHBOUR or view is None or not _asked_in_vain(case, step):
                 continue
+            if step.outcome is Outcome.UNKNOWN:
+                continue  # who should have answered is not known: the fault may lie in what was not read
             hits.append(
                 Hit(
                     title=f"nobody answers for {step.next_hop} on {step.device}",
