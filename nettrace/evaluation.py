@@ -15,6 +15,7 @@ from nettrace.model.evaluation import Decider, Entry, Evaluation, Nat
 from nettrace.model.flow import Packet
 from nettrace.model.netfilter import CtState, FilterVerdict, Hook, HookResult, RuleRef, Tracking, TrailEntry
 from nettrace.model.snapshot import Address, Link, Namespace, NetfilterDump, NextHop, Route
+from nettrace.netfilter.ruleset import Deferred
 from nettrace.predict import route as routing
 from nettrace.predict.hooks import inverted, run_hook, tuple_of
 from nettrace.predict.world import View
@@ -89,8 +90,11 @@ def _namespace(dumps: tuple[NetfilterDump, ...], around: Surroundings, packet: P
 
 def _output_devices(view: View, around: Surroundings) -> list[str]:
     """Return the devices that rules tell apart."""
-    texts = (rule.ref.text for table in view.ruleset.tables for chain in table.chains.values() for rule in chain.rules)
-    named = {each for text in texts for each in _DEVICES.findall(text)}
+    named: set[str] = set()
+    for table in view.ruleset.tables:
+        for chain in table.chains.values():
+            for row in chain.rules.rows:
+                named.update(row.outputs() if isinstance(row, Deferred) else _DEVICES.findall(row.ref.text))
     return [
         _NO_RULE_NAMES_IT,
         *sorted(each.removesuffix("+").removesuffix("*") for each in named if each != around.iif),

@@ -23,8 +23,10 @@ from nettrace.netfilter.ruleset import (
     BitTest,
     Chain,
     Compare,
+    Condition,
     Const,
     Continue,
+    Deferred,
     Drop,
     Expr,
     Goto,
@@ -43,6 +45,7 @@ from nettrace.netfilter.ruleset import (
     Return,
     Rpfilter,
     Rule,
+    Rules,
     Ruleset,
     SetCt,
     SetMeta,
@@ -226,14 +229,22 @@ class _Compiler:
             if key in self.chains:
                 continue
             compiled = self.chains[key] = CompiledChain(table.chains[each], table)
-            for rule in table.chains[each].rules:
-                one = self._rule(rule, table)
+            rules = table.chains[each].rules
+            for at, row in enumerate(rules.rows):
+                if isinstance(row, Deferred):
+                    compiled.rules.append(_UNREAD)
+                    compiled.ops.append((_Later(self, row, rules, at, compiled),))
+                    if row.target is not None:
+                        pending.append(row.target)
+                    continue
+                one = self.rule(row, table)
                 compiled.rules.append(one)
                 compiled.ops.append(one.ops)
-                pending += _targets(rule, table)
+                pending += _targets(row, table)
         return self.chains[(table.backend, table.family, table.name, name)]
 
-    def _rule(self, rule: Rule, table: Table) -> CompiledRule:
+    def rule(self, rule: Rule, table: Table) -> CompiledRule:
+        """Return a compiled rule."""
         self.ref = rule.ref
         ops: list[Op] = []
         doubts: list[Doubt | None] = []
@@ -455,6 +466,41 @@ def _entries(expr: VerdictMap, table: Table) -> tuple[tuple[tuple[Any, Statement
         return expr.entries, True
     named = table.sets.get(expr.name)
     return (named.elements, named.complete) if named is not None else ((), False)
+
+
+#: Stands where a rule is not compiled yet: its operation compiles it before anybody looks.
+_UNREAD: Final = CompiledRule(RuleRef(backend="", family="", table="", chain="", index=None, text=""), (), (), "")
+
+
+class _Later:
+    """The operation of a rule that is not read yet: it says no by a look at the text, else it reads the rule."""
+
+    __slots__ = ("at", "chain", "compiler", "conditions", "row", "rules")
+
+    def __init__(self, compiler: _Compiler, row: Deferred, rules: Rules, at: int, chain: CompiledChain) -> None:
+        self.compiler = compiler
+        self.row = row
+        self.rules = rules
+        self.at = at
+        self.chain = chain
+        self.conditions: tuple[Condition, ...] | None = None
+
+    def __call__(self, s: Skb) -> Any:
+        conditions = self.conditions
+        if conditions is None:
+            conditions = self.conditions = self.row.conditions()
+        for field, mask, value, negated in conditions:
+            have = getattr(s, field)
+            if have is not UNKNOWN and ((have if mask is None else have & mask) == value) is negated:
+                return False
+        at, chain = self.at, self.chain
+        one = self.compiler.rule(self.rules[at], chain.table)
+        chain.rules[at], chain.ops[at] = one, one.ops
+        for op in one.ops:
+            result = op(s)
+            if result is not True:
+                return result
+        return True
 
 
 def _targets(rule: Rule, table: Table) -> list[str]:

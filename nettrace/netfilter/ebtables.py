@@ -137,7 +137,7 @@ def _with_policies(table: Table, policies: dict[tuple[str, str], str]) -> Table:
         policy = policies.get((table.name, name), "RETURN")
         if chain.base is None and policy != "RETURN":
             last = Rule(ref=chain.ref, exprs=(Accept() if policy == "ACCEPT" else Drop(),))
-            chain = msgspec.structs.replace(chain, rules=(*chain.rules, last))
+            chain = msgspec.structs.replace(chain, rules=chain.rules.plus(last))
         chains[name] = chain
     return msgspec.structs.replace(table, chains=chains)
 

@@ -189,6 +189,7 @@ def _run_chain(program: HookProgram, way: _Way, step: Step) -> _Leaf | _Fork | N
     chain, at = frames[-1]
     rules, all_ops = chain.rules, chain.ops
     count = len(rules)
+    depth = len(frames) - 1
     while True:
         result: Any = None
         if way.op or way.forced is not None:
@@ -206,7 +207,7 @@ def _run_chain(program: HookProgram, way: _Way, step: Step) -> _Leaf | _Fork | N
         if at >= count:
             ruling = None
         elif result is True:
-            trail.append(rules[at].entry(rules[at].effect, len(frames) - 1))
+            trail.append(rules[at].entry(rules[at].effect, depth))
             at += 1
             frames[-1] = (chain, at)
             continue
@@ -226,15 +227,17 @@ def _run_chain(program: HookProgram, way: _Way, step: Step) -> _Leaf | _Fork | N
             if code == Code.CONTINUE:
                 at += 1
                 continue
-            trail.append(rule.entry(ruling.effect if len(rule.ops) < 2 else _effect(rule, ruling), len(frames) - 1))
+            effect = ruling.effect if len(rule.ops) < 2 else _effect(rule, ruling.effect)
+            trail.append(rule.entry(effect, depth))
             if code == Code.JUMP or code == Code.GOTO:
                 if code == Code.GOTO:
                     frames.pop()
                 else:
                     frames[-1] = (chain, at + 1)
+                    depth += 1
                 chain, at = ruling.chain, 0
                 frames.append((chain, 0))
-                trail.append(chain.entry("enter", "", len(frames) - 1))
+                trail.append(chain.entry("enter", "", depth))
                 rules, all_ops = chain.rules, chain.ops
                 count = len(rules)
                 continue
@@ -242,6 +245,7 @@ def _run_chain(program: HookProgram, way: _Way, step: Step) -> _Leaf | _Fork | N
                 return _settle(way, step, rule, ruling, before)
         # The end of a chain, or a return: the caller goes on, or the policy applies.
         frames.pop()
+        depth -= 1
         if not frames:
             return _policy(way, base, before)
         if ruling is not None:
@@ -251,14 +255,16 @@ def _run_chain(program: HookProgram, way: _Way, step: Step) -> _Leaf | _Fork | N
         count = len(rules)
 
 
-def _effect(rule: CompiledRule, ruling: Ruling) -> str:
+def _effect(rule: CompiledRule, verdict: str) -> str:
     """Return what a rule did: its verdict, after anything it set on the way."""
+    if rule.effect in (verdict, "continue"):
+        return verdict
     parts = rule.effect.split(", ")
-    if ruling.effect.partition(" ")[0] in parts:
-        parts.remove(ruling.effect.partition(" ")[0])
-    if ruling.effect not in parts and rule.effect != "continue":
-        parts.append(ruling.effect)
-    return ", ".join(parts) if rule.effect != "continue" else ruling.effect
+    if verdict.partition(" ")[0] in parts:
+        parts.remove(verdict.partition(" ")[0])
+    if verdict not in parts:
+        parts.append(verdict)
+    return ", ".join(parts)
 
 
 def _settle(way: _Way, step: Step, rule: CompiledRule, ruling: Ruling, before: tuple[Any, ...] | None) -> _Leaf | None:

@@ -8,6 +8,7 @@ Source of the format: iptables-save(8), iptables/iptables-restore.c; hook priori
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import islice
 
@@ -16,6 +17,8 @@ from nettrace.model.netfilter import Hook
 from nettrace.netfilter.ruleset import (
     Base,
     ChainBuilder,
+    Condition,
+    Deferred,
     Expr,
     Goto,
     Jump,
@@ -24,6 +27,7 @@ from nettrace.netfilter.ruleset import (
     TableBuilder,
     UnknownMatch,
     UnknownStatement,
+    plain_network,
 )
 from nettrace.netfilter.xt_matches import MODULES, Module, Option, header
 from nettrace.netfilter.xt_targets import TARGETS, is_extension
@@ -88,6 +92,85 @@ def fill_iptables(builder: RulesetBuilder, text: str, *, backend: str, family: s
         if line:
             reader.line(line, number)
     reader.end(number)
+
+
+_ADDRESS = r"[0-9A-Fa-f:.]+(?:/[0-9A-Fa-f:.]+)?"
+#: A rule that is sure to be well formed: plain options in the order of iptables-save, each with its value.
+_PLAIN = re.compile(
+    rf"""
+    (?:-A\ )(?P<chain>[^\s"]+)
+    (?:\ (?P<not_s>!\ )?-s\ (?P<s>{_ADDRESS}))?
+    (?:\ (?P<not_d>!\ )?-d\ (?P<d>{_ADDRESS}))?
+    (?:\ (?P<not_i>!\ )?-i\ (?P<i>[^\s"!]+))?
+    (?:\ (?P<not_o>!\ )?-o\ (?P<o>[^\s"!]+))?
+    (?:\ (?P<not_p>!\ )?-p\ (?P<p>[a-z0-9-]+))?
+    (?:
+        \ -m\ (?:tcp|udp)(?:\ (?:!\ )?--[ds]port\ \d+(?::\d+)?)+
+      | \ -m\ comment\ --comment\ (?:"[^"\\]*"|[^\s"\\!-][^\s"\\]*)
+      | \ -m\ conntrack\ (?:!\ )?--ctstate\ [A-Z,]+
+    )*
+    (?:\ (?P<how>-[jg])\ (?P<target>[^\s"!-][^\s"]*)(?P<tail>(?:\ --[a-z][a-z-]*(?:\ [^\s"!-][^\s"]*)?)*))?
+    """,
+    re.VERBOSE,
+).fullmatch
+
+#: Targets whose effect depends on nothing but the rule.
+_PLAIN_TARGETS = frozenset({"ACCEPT", "DROP", "RETURN", "REJECT", "LOG", "NFLOG"})
+
+#: A chain name that no rule can have: the rule's target is not plain.
+_ELSEWHERE = " "
+
+_PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "ipv6-icmp": 58, "icmpv6": 58, "sctp": 132}
+
+
+class _Plain(Deferred):
+    """A rule of a plain form, kept as its line."""
+
+    __slots__ = ("chains", "known", "line", "packets", "version")
+
+    def __init__(
+        self,
+        line: str,
+        packets: int | None,
+        version: int,
+        chains: dict[str, ChainBuilder],
+        known: dict[tuple[str, str], tuple[Expr, ...]],
+        target: str | None,
+    ) -> None:
+        self.line = line
+        self.packets = packets
+        self.version = version
+        self.chains = chains
+        self.known = known
+        self.target = target
+        self.handle = None
+
+    def read(self) -> tuple[tuple[Expr, ...], str, str, int | None]:
+        """Return the expressions, the text, the comment, and the packets counted."""
+        exprs, comment, counted = _Line(self.line, self.version, self.chains, self.known).parse()
+        return tuple(exprs), self.line, comment, self.packets if self.packets is not None else counted
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """Return what the header of the rule asks for."""
+        found = _PLAIN(self.line)
+        if found is None:
+            return ()
+        out: list[Condition] = []
+        for key, field in (("i", "iif"), ("o", "oif")):
+            name = found[key]
+            if name is not None and name[-1] != "+":
+                out.append((field, None, name, found[f"not_{key}"] is not None))
+        if found["p"] is not None and (number := _PROTOCOLS.get(found["p"])) is not None:
+            out.append(("proto", 0xFF, number, found["not_p"] is not None))
+        for key, field in (("s", "saddr"), ("d", "daddr")):
+            if found[key] is not None and (network := plain_network(found[key], self.version)) is not None:
+                out.append((field, *network, found[f"not_{key}"] is not None))
+        return tuple(out)
+
+    def outputs(self) -> list[str]:
+        """Return the output device that the rule names."""
+        found = _PLAIN(self.line)
+        return [found["o"]] if found is not None and found["o"] is not None else []
 
 
 class _Reader:
@@ -179,14 +262,30 @@ class _Reader:
     def _commit(self, number: int) -> None:
         if self.table is None:
             raise InputError(f"line {number}: COMMIT outside of a table")
+        chains = self.chains
         for chain, line, packets, at in self.pending:
+            plain = _PLAIN(line)
+            if plain is not None and (target := self._plain_target(plain)) is not _ELSEWHERE:
+                chain.defer(_Plain(line, packets, self.version, chains, self.known, target))
+                continue
             try:
-                exprs, comment, counted = _Line(line, self.version, self.chains, self.known).parse()
+                exprs, comment, counted = _Line(line, self.version, chains, self.known).parse()
             except _BadLine as error:
                 raise InputError(f"line {at}: {error}: {line[:200]!r}") from None
             chain.add(exprs, line, packets=packets if packets is not None else counted, comment=comment)
         self.table = None
         self.pending = []
+
+    def _plain_target(self, plain: re.Match[str]) -> str | None:
+        """Return the chain that a plain rule leads to, None without one; _ELSEWHERE when it needs a closer look."""
+        name = plain["target"]
+        if name is None or (name in _PLAIN_TARGETS and plain["how"] == "-j"):
+            return None
+        if name in TARGETS and plain["how"] == "-j":
+            return _ELSEWHERE
+        if plain["how"] == "-g" or (not plain["tail"] and (name in self.chains or not is_extension(name))):
+            return str(name)
+        return _ELSEWHERE
 
     def _in_table(self, line: str, number: int) -> TableBuilder:
         if self.table is None:

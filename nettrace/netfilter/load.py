@@ -51,7 +51,7 @@ def _native(dump: NetfilterDump) -> Iterable[Table]:
     if dump.format == DumpFormat.NFT_TEXT:
         from nettrace.netfilter.nft_text import parse_text
 
-        return nft_json.parse(parse_text(dump.text))
+        return nft_json.parse(parse_text(dump.text, deferring=True))
     return nft_json.parse(dump.text)
 
 
@@ -87,8 +87,5 @@ def _merge_chain(view: Chain, native: Chain | None) -> Chain:
         base = msgspec.structs.replace(base, hook=real.hook, priority=real.priority, order=real.order)
     rules = view.rules
     if len(view.rules) == len(native.rules):
-        rules = tuple(
-            msgspec.structs.replace(one, ref=msgspec.structs.replace(one.ref, handle=other.ref.handle))
-            for one, other in zip(view.rules, native.rules, strict=True)
-        )
+        rules = rules.with_handles(native.rules.handles())
     return msgspec.structs.replace(view, base=base, rules=rules)

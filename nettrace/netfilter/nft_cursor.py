@@ -42,9 +42,9 @@ class UnknownWord(Exception):
 class Cursor:
     """A place in the tokens of one text, and the family of the table it lies in."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, whole_rules: bool = False) -> None:
         self.source = source
-        self.stream = scan(source)
+        self.stream = scan(source, whole_rules=whole_rules)
         self.tokens: list[Token] = []
         self.index = 0
         self._fill(0)

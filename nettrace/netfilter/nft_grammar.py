@@ -34,8 +34,8 @@ CT_OBJECTS = frozenset({"helper", "timeout", "expectation"})
 class Statements(Expressions):
     """The grammar of rules."""
 
-    def __init__(self, source: str) -> None:
-        super().__init__(source)
+    def __init__(self, source: str, *, whole_rules: bool = False) -> None:
+        super().__init__(source, whole_rules=whole_rules)
         self._statements: dict[str, Callable[[], Json]] = {
             "counter": self._counter,
             "quota": self._quota,

@@ -12,10 +12,20 @@ import msgspec
 
 from nettrace.errors import InputError
 from nettrace.model.netfilter import Hook
+from nettrace.netfilter.nft_plain import PlainJson, PlainRule
 from nettrace.netfilter.nft_render import render_rule
 from nettrace.netfilter.nft_statements import RuleReader, SetReader
 from nettrace.netfilter.nft_types import BRIDGE_PRIORITIES, FAMILIES, PRIORITIES
-from nettrace.netfilter.ruleset import Base, RulesetBuilder, Table, TableBuilder
+from nettrace.netfilter.ruleset import (
+    Base,
+    Condition,
+    Deferred,
+    Expr,
+    RulesetBuilder,
+    Table,
+    TableBuilder,
+    plain_network,
+)
 
 __all__ = ["parse"]
 
@@ -55,10 +65,40 @@ def parse(document: dict[str, Json] | str | bytes) -> tuple[Table, ...]:
         raise InputError(f"the nft JSON is nested deeper than nft nests it; {_HINT}") from error
 
 
+class _Listing(msgspec.Struct):
+    nftables: list[dict[str, msgspec.Raw]]
+
+
+class _RuleBody(msgspec.Struct, omit_defaults=True):
+    family: str
+    table: str
+    chain: str
+    expr: msgspec.Raw
+    handle: int | None = None
+    comment: str | None = None
+
+
+def _opened(listed: dict[str, msgspec.Raw]) -> dict[str, Json]:
+    """Return one object of the listing as JSON, but for the statements of a plain rule, which stay as they are."""
+    raw = listed.get("rule")
+    if raw is not None and len(listed) == 1:
+        try:
+            body = msgspec.json.decode(raw, type=_RuleBody)
+        except msgspec.ValidationError:
+            return {"rule": msgspec.json.decode(raw)}
+        plain = PlainJson.of(bytes(body.expr))
+        fields = {name: getattr(body, name) for name in ("family", "table", "chain", "handle", "comment")}
+        return {"rule": {**fields, "expr": plain if plain is not None else msgspec.json.decode(body.expr)}}
+    return {kind: msgspec.json.decode(each) for kind, each in listed.items()}
+
+
 def _objects(document: dict[str, Json] | str | bytes) -> list[Json]:
     if isinstance(document, str | bytes):
         try:
-            document = msgspec.json.decode(document)
+            try:
+                return [_opened(each) for each in msgspec.json.decode(document, type=_Listing).nftables]
+            except msgspec.ValidationError:
+                document = msgspec.json.decode(document)
         except msgspec.DecodeError as error:
             raise InputError(f"the nft JSON cannot be read ({error}); {_HINT}") from error
         except RecursionError as error:
@@ -67,6 +107,59 @@ def _objects(document: dict[str, Json] | str | bytes) -> list[Json]:
     if not isinstance(objects, list):
         raise InputError(f'the JSON has no "nftables" list; {_HINT}')
     return objects
+
+
+#: Fields that a plain match looks at, as the packet's.
+_FIELDS = {"saddr": "saddr", "daddr": "daddr", "sport": "sport", "dport": "dport", "iifname": "iif", "oifname": "oif"}
+_NUMBERS = {"ip": 4, "ip6": 6, "tcp": 6, "udp": 17}
+
+
+class _Plain(Deferred):
+    """A rule of a plain form, kept as the JSON or the text that lists it."""
+
+    __slots__ = ("body", "family", "plain", "reader", "what")
+
+    def __init__(self, body: dict[str, Json], plain: PlainRule, reader: RuleReader, what: str, family: str) -> None:
+        self.body = body
+        self.plain = plain
+        self.reader = reader
+        self.what = what
+        self.family = family
+        handle = body.get("handle")
+        self.handle = handle if isinstance(handle, int) else None
+        self.target = plain.target
+
+    def read(self) -> tuple[tuple[Expr, ...], str, str, int | None]:
+        """Return the expressions, the text, the comment, and the packets counted."""
+        comment = self.body.get("comment")
+        comment = comment if isinstance(comment, str) else ""
+        try:
+            statements = self.plain.statements(self.family)
+            text = render_rule(statements, comment, family=self.family)
+            return tuple(self.reader.read(statements)), text, comment, _packets(statements)
+        except _MALFORMED as error:
+            raise _malformed(self.what) from error
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """Return what the matches before any verdict ask for."""
+        out: list[Condition] = []
+        for protocol, name, negated, value in self.plain.matches():
+            field = _FIELDS[name]
+            if protocol in ("ip", "ip6"):
+                out.append(("fam", None, _NUMBERS[protocol], False))
+                network = plain_network(value, _NUMBERS[protocol])
+                if network is not None:
+                    out.append((field, *network, negated))
+            elif protocol in ("tcp", "udp"):
+                out.append(("proto", None, _NUMBERS[protocol], False))
+                out.append((field, None, int(value), negated))
+            elif "*" not in value:
+                out.append((field, None, value, negated))
+        return tuple(out)
+
+    def outputs(self) -> list[str]:
+        """Return the output devices that the rule names."""
+        return [value for _protocol, name, _negated, value in self.plain.matches() if name == "oifname"]
 
 
 class _Compiler:
@@ -178,11 +271,15 @@ class _Compiler:
 
     def _rule(self, number: int, body: dict[str, Json], key: tuple[str, str], reader: RuleReader) -> None:
         statements = body.get("expr", [])
+        chain = self._table(key).chain(_word(number, "rule", body, "chain"))
+        if isinstance(statements, PlainRule):
+            chain.defer(_Plain(body, statements, reader, f"object {number} of the nft JSON (rule)", key[0]))
+            return
         if not isinstance(statements, list):
             raise InputError(f"object {number} of the nft JSON (rule) has no list of statements; {_HINT}")
         comment, handle = body.get("comment"), body.get("handle")
         text = render_rule(statements, comment if isinstance(comment, str) else "", family=key[0])
-        self._table(key).chain(_word(number, "rule", body, "chain")).add(
+        chain.add(
             reader.read(statements),
             text,
             handle=handle if isinstance(handle, int) else None,

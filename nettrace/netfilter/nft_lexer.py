@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from nettrace.errors import InputError
+from nettrace.netfilter.nft_plain import PLAIN
 
 WORD = "word"  # a keyword or a name
 NUMBER = "number"  # 80, 0x1f
@@ -21,6 +22,7 @@ STRING = "string"  # quoted; the value is without the quotes
 PUNCT = "punct"  # a symbol
 NEWLINE = "newline"
 HANDLE = "handle"  # the number out of "# handle 5"
+RULE = "rule"  # a whole plain rule
 END = "end"
 
 _TOKEN = re.compile(
@@ -41,6 +43,9 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 
+#: nft indents the rules of a chain by two tabs.
+_PLAIN_LINE = re.compile(rf"\t\t{PLAIN.pattern}", re.VERBOSE)
+
 _HANDLE = re.compile(r"#\s*handle\s+(\d+)\s*$")
 
 
@@ -58,12 +63,20 @@ def line_of(source: str, offset: int) -> int:
     return source.count("\n", 0, offset) + 1
 
 
-def scan(source: str) -> Iterator[Token]:
-    """Cut the source into tokens, an END token last; raises InputError at a character that nft never prints."""
+def scan(source: str, *, whole_rules: bool = False) -> Iterator[Token]:
+    """Cut the source into tokens, an END token last; raises InputError at a character that nft never prints.
+
+    With `whole_rules` a line that is one plain rule is one token.
+    """
     position = 0
     size = len(source)
     match = _TOKEN.match
+    plain = _PLAIN_LINE.match
     while position < size:
+        if whole_rules and source[position] == "\t" and (line := plain(source, position)) is not None:
+            yield Token(RULE, line.group("rule"), *line.span("rule"))
+            position = line.end()
+            continue
         found = match(source, position)
         if found is None:
             raise InputError(

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from nettrace.netfilter.nft_cursor import SIZES, Json, UnknownWord, one_or_list
 from nettrace.netfilter.nft_grammar import CT_OBJECTS, Statements, stateless
-from nettrace.netfilter.nft_lexer import END, HANDLE, NEWLINE, NUMBER, PUNCT, STRING, WORD
+from nettrace.netfilter.nft_lexer import END, HANDLE, NEWLINE, NUMBER, PUNCT, RULE, STRING, WORD
+from nettrace.netfilter.nft_plain import PLAIN, PlainText
 from nettrace.netfilter.nft_types import BRIDGE_PRIORITIES, FAMILIES, PRIORITIES, type_names
 
 __all__ = ["parse_rule", "parse_text"]
@@ -19,12 +20,13 @@ _SET_FLAGS = ("constant", "interval", "timeout", "dynamic")
 OBJECT_TYPES = frozenset({"counter", "quota", "limit", "synproxy", "secmark", "tunnel"})
 
 
-def parse_text(text: str) -> dict[str, Json]:
+def parse_text(text: str, *, deferring: bool = False) -> dict[str, Json]:
     """Parse the output of `nft list ruleset` (also with -a, -s, -n, -t) into {"nftables": [...]}.
 
-    Raises InputError, with the number of the line, where the text is malformed or cut off.
+    With `deferring`, the "expr" of a plain rule is a PlainText, to be read when it is needed. Raises InputError, with
+    the number of the line, where the text is malformed or cut off.
     """
-    return _Parser(text).ruleset()
+    return _Parser(text, whole_rules=deferring).ruleset()
 
 
 def parse_rule(text: str, family: str = "inet") -> list[Json]:
@@ -104,7 +106,9 @@ class _Parser(Statements):
         body.update(self.handle())
         self.begin()
         while not self.at("}"):
-            if self.at("comment") and self.peek().kind == STRING:
+            if self.token.kind == RULE:
+                rules.append({"rule": self._plain_rule(table, name)})
+            elif self.at("comment") and self.peek().kind == STRING:
                 self.advance()
                 body["comment"] = self.string()
             elif self.at("type") and self.peek(2).text == "hook":
@@ -119,6 +123,20 @@ class _Parser(Statements):
                 rules.append({"rule": self.rule(table, name)})
             self.separator()
         self.close("}")
+
+    def _plain_rule(self, table: str, chain: str) -> dict[str, Json]:
+        token = self.advance()
+        found = PLAIN.match(self.source, token.start)
+        if found is None:
+            self.fail("unexpected", token)
+        body: dict[str, Json] = {"family": self.family, "table": table, "chain": chain}
+        if found["handle"] is not None:
+            body["handle"] = int(found["handle"])
+        if found["comment"] is not None:
+            body["comment"] = found["comment"]
+        body["expr"] = PlainText(found["rule"], found["target"])
+        self.forget()
+        return body
 
     def _hook(self, body: dict[str, Json]) -> None:
         self.expect("type")

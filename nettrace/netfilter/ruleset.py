@@ -25,8 +25,9 @@ the match says NO, also when negated, as nft's NFT_BREAK does. Matches of iptabl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv6Address
+from typing import Any, TypeAlias, overload
 
 import msgspec
 
@@ -442,6 +443,138 @@ class Rule(Model):
     exprs: tuple[Expr, ...]
 
 
+#: What must hold for a rule to match, as far as a look at its text tells: the packet's field (of Skb), a mask for
+#: numbers (None for names), the value, and whether it must differ. A value of None never says no.
+Condition: TypeAlias = tuple[str, int | None, Any, bool]
+
+
+def plain_network(text: str, family: int) -> tuple[int, int] | None:
+    """Return the mask and the masked value of an address or CIDR of a family (4 or 6), None when it is none."""
+    address, slash, length = text.partition("/")
+    try:
+        if family == 4:
+            parts = address.split(".")
+            if len(parts) != 4 or not address.isascii():
+                return None
+            value = 0
+            for part in parts:
+                byte = int(part)
+                if byte > 255 or len(part) > 3 or (part[0] == "0" and part != "0"):
+                    return None
+                value = value << 8 | byte
+            bits = int(length) if slash else 32
+            mask = 0xFFFFFFFF << 32 - bits & 0xFFFFFFFF
+        else:
+            value = int(IPv6Address(address))
+            bits = int(length) if slash else 128
+            mask = (1 << 128) - (1 << 128 - bits)
+    except ValueError:
+        return None
+    return mask, value & mask
+
+
+class Deferred:
+    """A rule of a plain form, read no further than needed: most rules of a long chain never see a packet.
+
+    Only text that is known to be well formed is deferred, so reading it later cannot fail for its form. `target` is
+    the chain that it jumps or goes to, None without one.
+    """
+
+    __slots__ = ("handle", "target")
+
+    handle: int | None
+    target: str | None
+
+    def read(self) -> tuple[tuple[Expr, ...], str, str, int | None]:
+        """Return the expressions, the text, the comment, and the packets counted."""
+        raise NotImplementedError
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """Return what is sure to keep the rule from matching; empty when a look at it tells nothing."""
+        raise NotImplementedError
+
+    def outputs(self) -> list[str]:
+        """Return the output devices that the rule names, as it writes them."""
+        raise NotImplementedError
+
+
+class Rules(Sequence[Rule]):
+    """The rules of one chain, in order. Each is read when it is asked for, and then kept."""
+
+    __slots__ = ("_handles", "_place", "rows")
+
+    def __init__(
+        self, rows: list[Rule | Deferred], place: tuple[str, str, str, str], handles: list[int | None] | None = None
+    ) -> None:
+        self.rows = rows
+        self._place = place
+        self._handles = handles
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (Rules, tuple)) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"Rules({list(self)!r})"
+
+    @overload
+    def __getitem__(self, index: int) -> Rule: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Rule, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Rule | tuple[Rule, ...]:
+        if isinstance(index, slice):
+            return tuple(self[at] for at in range(*index.indices(len(self.rows))))
+        row = self.rows[index]
+        if isinstance(row, Rule):
+            return row
+        at = index if index >= 0 else index + len(self.rows)
+        exprs, text, comment, packets = row.read()
+        backend, family, table, chain = self._place
+        rule = Rule(
+            ref=RuleRef(
+                backend=backend,
+                family=family,
+                table=table,
+                chain=chain,
+                index=at + 1,
+                text=text,
+                owner=owner_of(backend, family, table, chain, text, comment),
+                handle=row.handle if self._handles is None else self._handles[at],
+                packets=packets,
+            ),
+            exprs=exprs,
+        )
+        self.rows[at] = rule
+        return rule
+
+    def plus(self, rule: Rule) -> Rules:
+        """Return these rules and one more at their end."""
+        return Rules([*self.rows, rule], self._place, None if self._handles is None else [*self._handles, None])
+
+    def handles(self) -> list[int | None]:
+        """Return the handle of each rule, reading none."""
+        if self._handles is not None:
+            return self._handles
+        return [row.ref.handle if isinstance(row, Rule) else row.handle for row in self.rows]
+
+    def with_handles(self, handles: list[int | None]) -> Rules:
+        """Return the same rules with other handles, reading none."""
+        rows = [
+            msgspec.structs.replace(row, ref=msgspec.structs.replace(row.ref, handle=handle))
+            if isinstance(row, Rule)
+            else row
+            for row, handle in zip(self.rows, handles, strict=True)
+        ]
+        return Rules(rows, self._place, handles)
+
+
 class Base(Model):
     """Where a base chain is hooked in. `kind`: filter, nat, route. `policy`: accept or drop.
 
@@ -462,7 +595,7 @@ class Chain(Model):
 
     name: str
     ref: RuleRef
-    rules: tuple[Rule, ...]
+    rules: Rules
     base: Base | None = None
 
 
@@ -560,7 +693,11 @@ class ChainBuilder:
         self.name = name
         self.base = base
         self.policy_text = policy_text
-        self.rules: list[Rule] = []
+        self.rules: list[Rule | Deferred] = []
+
+    def defer(self, rule: Deferred) -> None:
+        """Append a rule that is read when it is asked for."""
+        self.rules.append(rule)
 
     def add(
         self,
@@ -602,7 +739,8 @@ class ChainBuilder:
             text=self.policy_text,
             owner=owner_of(table.backend, table.family, table.name, self.name, "", ""),
         )
-        return Chain(name=self.name, ref=ref, rules=tuple(self.rules), base=self.base)
+        place = (table.backend, table.family, table.name, self.name)
+        return Chain(name=self.name, ref=ref, rules=Rules(self.rules, place), base=self.base)
 
 
 class TableBuilder:
@@ -688,11 +826,17 @@ def check_jumps(table: Table) -> None:
     graph: dict[str, list[str]] = {}
     for chain in table.chains.values():
         out: list[str] = []
-        for rule in chain.rules:
-            for target in targets_of(rule.exprs, table.sets):
+        for number, row in enumerate(chain.rules.rows, 1):
+            if isinstance(row, Rule):
+                targets = targets_of(row.exprs, table.sets)
+            elif row.target is not None:
+                targets = [row.target]
+            else:
+                continue
+            for target in targets:
                 if target not in table.chains:
                     raise InputError(
-                        f"{where}: rule {rule.ref.index} of chain {chain.name} jumps to chain {target}, which the "
+                        f"{where}: rule {number} of chain {chain.name} jumps to chain {target}, which the "
                         f"dump does not define; take the whole table in one dump"
                     )
                 out.append(target)

@@ -97,6 +97,8 @@ def inverse(one: Tuple5) -> Tuple5:
 class Skb:
     """One packet in one hook. Numbers are as in nettrace.netfilter.ruleset; UNKNOWN where the question left them open.
 
+    `src0` and `dst0` are the addresses that the packet came with.
+
     `ct_bits` is the conntrack state as rules see it now; `ct` tells whether there is an entry they may look into.
     """
 
@@ -107,6 +109,7 @@ class Skb:
         "ctx",
         "daddr",
         "dport",
+        "dst0",
         "fam",
         "hook",
         "icmp_code",
@@ -124,6 +127,7 @@ class Skb:
         "quoted",
         "saddr",
         "sport",
+        "src0",
         "tcp_flags",
         "tos",
         "trk",
@@ -132,6 +136,8 @@ class Skb:
 
     saddr: int
     daddr: int
+    src0: int
+    dst0: int
     sport: Any
     dport: Any
     icmp_type: Any
@@ -146,8 +152,8 @@ class Skb:
         self.ctx = ctx
         self.trk = tracking
         self.fam = packet.family
-        self.saddr = int(packet.src)
-        self.daddr = int(packet.dst)
+        self.saddr = self.src0 = int(packet.src)
+        self.daddr = self.dst0 = int(packet.dst)
         self.proto = proto = packet.proto
         self.sport = self.dport = self.icmp_type = self.icmp_code = self.icmp_id = self.tcp_flags = None
         if proto in (1, 58):
@@ -223,12 +229,12 @@ class Skb:
     def src_ip(self) -> IPAddress:
         """Return the source address as it is now."""
         src = self.packet.src
-        return src if int(src) == self.saddr else address(self.fam, self.saddr)
+        return src if self.src0 == self.saddr else address(self.fam, self.saddr)
 
     def dst_ip(self) -> IPAddress:
         """Return the destination address as it is now."""
         dst = self.packet.dst
-        return dst if int(dst) == self.daddr else address(self.fam, self.daddr)
+        return dst if self.dst0 == self.daddr else address(self.fam, self.daddr)
 
     def current_packet(self) -> Packet:
         """Return the packet as it is now; the very packet that came in when nothing changed."""
@@ -238,8 +244,8 @@ class Skb:
         dport = packet.dport if self.dport is UNKNOWN or self.dport is None else self.dport
         icmp_id = packet.icmp_id if self.icmp_id is UNKNOWN or self.icmp_id is None else self.icmp_id
         if (
-            self.saddr == int(packet.src)
-            and self.daddr == int(packet.dst)
+            self.saddr == self.src0
+            and self.daddr == self.dst0
             and mark == packet.mark
             and sport == packet.sport
             and dport == packet.dport

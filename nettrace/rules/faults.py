@@ -7,6 +7,7 @@ that two of them can never claim the same object.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from nettrace.correlate import Blocker
 from nettrace.model.flow import FlowEnd
@@ -215,7 +216,7 @@ def engine_rules(case: Case, step: Step, ref: RuleRef) -> str | None:
     return None
 
 
-def _only_returns(rules: tuple[FilterRule, ...]) -> bool:
+def _only_returns(rules: Iterable[FilterRule]) -> bool:
     return all(rule.ref.text.endswith("-j RETURN") for rule in rules)
 
 
