@@ -307,7 +307,10 @@ def _explain(line: str, number: int, family: str) -> str:
     if line.startswith(("-P ", "-N ", "-A ", "--append ")):
         return f"line {number}: this is the output of `iptables -S`, which names no table; give that of `{tool}`"
     if line.startswith(("table ", "chain ", "add table", "{")):
-        return f"line {number}: this looks like nftables; give it as an nft listing, not as iptables-save"
+        return (
+            f"line {number}: this looks like nftables, beside iptables-save in one text; "
+            "put each into a file of its own, and give both"
+        )
     return f"line {number}: not a line of iptables-save: {line[:60]!r}; give the whole output of `{tool}`"
 
 

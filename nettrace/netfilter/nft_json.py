@@ -314,6 +314,10 @@ def _packets(statements: list[Json]) -> int | None:
 
 def _priority(number: int, value: Json, family: str) -> int:
     if isinstance(value, int):
+        if not -(2**31) <= value < 2**31:
+            raise InputError(
+                f"object {number} of the nft JSON (chain) has a priority that the kernel cannot hold: {str(value)[:40]}"
+            )
         return value
     if isinstance(value, str):
         name, sign, rest = value.partition("+") if "+" in value else value.partition("-")

@@ -153,6 +153,13 @@ class _Parser(Statements):
         body.setdefault("policy", "accept")
 
     def _priority(self) -> int:
+        start = self.token
+        value = self._priority_value()
+        if not -(2**31) <= value < 2**31:
+            self.fail("the kernel cannot hold the priority that begins with", start)
+        return value
+
+    def _priority_value(self) -> int:
         base = 0
         if self.token.kind == WORD:
             word, sign, rest = self.token.text, 1, ""

@@ -29,6 +29,10 @@ def render_evaluation(result: Evaluation) -> str:
     return "\n".join(lines).rstrip()
 
 
+#: nf_tables jumps no deeper (NFT_JUMP_STACK_SIZE); where a legacy ruleset does, the margin stays.
+MAX_INDENT = 16
+
+
 def _place(decider: Decider) -> str:
     which = f"rule {decider.index}" if decider.index is not None else "policy"
     return safe(f"{decider.backend} {decider.family} {decider.table} {decider.chain} {which}")
@@ -43,7 +47,7 @@ def _line(entry: Entry, decider: Decider | None) -> str:
         decider.index,
     )
     decides = same and entry.event in ("match", "policy")
-    indent = "  " * (entry.level + 1)
+    indent = "  " * min(entry.level + 1, MAX_INDENT)
     if entry.event == "enter":
         return f"  {indent}{safe(entry.family)} {safe(entry.table)} {safe(entry.chain)}"
     number = f"{entry.index}. " if entry.index is not None else ""

@@ -11,11 +11,17 @@ breaks a reader belongs into tests/netfilter/cases/, named READER-what.txt, wher
 
 from __future__ import annotations
 
+import json
+import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nettrace.netfilter.ruleset import Table
 
 __all__ = ["READERS", "main", "read"]
 
@@ -78,17 +84,30 @@ add l s
 }
 
 
+def _whole(tables: Iterable[Table]) -> None:
+    """Read every rule, also those that are read only when they are asked for."""
+    from nettrace.netfilter.ruleset import Deferred
+
+    for table in tables:
+        for chain in table.chains.values():
+            for row, rule in zip(list(chain.rules.rows), chain.rules, strict=True):
+                if isinstance(row, Deferred):
+                    row.conditions()
+                    row.outputs()
+                assert rule.ref.text or not rule.exprs
+
+
 def _iptables(text: str) -> None:
     from nettrace.netfilter.iptables import parse_iptables_save
 
-    parse_iptables_save(text, backend="nft", family="ip")
-    parse_iptables_save(text, backend="legacy", family="ip6")
+    _whole(parse_iptables_save(text, backend="nft", family="ip"))
+    _whole(parse_iptables_save(text, backend="legacy", family="ip6"))
 
 
 def _nft_json(text: str) -> None:
     from nettrace.netfilter import nft_json
 
-    nft_json.parse(text)
+    _whole(nft_json.parse(text))
 
 
 def _nft_text(text: str) -> None:
@@ -96,6 +115,7 @@ def _nft_text(text: str) -> None:
     from nettrace.netfilter.nft_text import parse_text
 
     nft_json.parse(parse_text(text))
+    _whole(nft_json.parse(parse_text(text, deferring=True)))
 
 
 def _ipset(text: str) -> None:
@@ -107,7 +127,7 @@ def _ipset(text: str) -> None:
 def _ebtables(text: str) -> None:
     from nettrace.netfilter.ebtables import parse_ebtables_save
 
-    parse_ebtables_save(text, backend="nft")
+    _whole(parse_ebtables_save(text, backend="nft"))
 
 
 READERS: dict[str, Callable[[str], None]] = {
@@ -130,6 +150,60 @@ def read(reader: str, data: bytes) -> bool:
     return True
 
 
+#: What a value of nft's JSON may be exchanged for.
+_WORDS: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 2**31, 2**32, 2**64, 1.5, "", "@m", "@s", "0x1", [], {},
+    "ip", "ip6", "inet", "tcp", "saddr", "dport", "10.0.0.0", "10.0.0.1-10.0.0.9", "::1", "eth*", "new",
+    "accept", "match", "payload", "meta", "ct", "fib", "rt", "prefix", "range", "set", "map", "vmap", "concat",
+    "&", "|", "^", "<<", "==", "!=", "in",
+    {"accept": None}, {"jump": {"target": "c"}}, {"set": [1, 2]}, {"range": [1, 2]}, {"|": [1, 2]},
+    {"prefix": {"addr": "10.0.0.0", "len": 33}}, {"concat": ["10.0.0.1", 80]}, {"elem": {"val": 1, "timeout": 5}},
+    {"meta": {"key": "mark"}}, {"ct": {"key": "state"}}, {"limit": {"rate": 1, "per": "s"}},
+    {"numgen": {"mode": "inc", "mod": 0, "offset": 0}}, {"jhash": {"mod": 0, "expr": {"meta": {"key": "mark"}}}},
+    {"xt": {"type": "match", "name": "x"}}, {"dnat": {"addr": "1.2.3.4"}},
+)  # fmt: skip
+
+
+def mutate_tree(document: Any, rng: random.Random) -> Any:
+    """Return a JSON document with one place changed: a value exchanged, taken out, doubled, or moved."""
+    places: list[tuple[Any, Any]] = []
+    pending = [document]
+    while pending:
+        node = pending.pop()
+        keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        places += [(node, key) for key in keys]
+        pending += [node[key] for key in keys]
+    if not places:
+        return rng.choice(_WORDS)
+    node, key = rng.choice(places)
+    other, from_key = rng.choice(places)
+    action = rng.randrange(4)
+    if action == 0:
+        node[key] = json.loads(json.dumps(rng.choice(_WORDS)))
+    elif action == 1:
+        node[key] = json.loads(json.dumps(other[from_key]))
+    elif action == 2:
+        del node[key]
+    elif isinstance(node, list):
+        node.insert(key, json.loads(json.dumps(other[from_key])))
+    else:
+        node[rng.choice([str(each) for each in _WORDS])] = node[key]
+    return document
+
+
+def _mutate_json(data: bytes, max_size: int, seed: int) -> bytes:
+    """Change a JSON document as a tree; what is none becomes the seed again."""
+    rng = random.Random(seed)
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = json.loads(SEEDS["nft-json"])
+    for _ in range(rng.randint(1, 4)):
+        document = mutate_tree(document, rng)
+    changed = json.dumps(document).encode()
+    return changed if len(changed) <= max_size else SEEDS["nft-json"].encode()
+
+
 def main() -> None:
     """Fuzz the reader that the first argument names, with the options of libFuzzer after it."""
     # Not a dependency, and without type information.
@@ -139,7 +213,8 @@ def main() -> None:
         read(reader, SEEDS[reader].encode())
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "seed").write_text(SEEDS[reader])
-        atheris.Setup([sys.argv[0], *options, folder], lambda data: read(reader, data))
+        mutator = {"custom_mutator": _mutate_json} if reader == "nft-json" else {}
+        atheris.Setup([sys.argv[0], *options, folder], lambda data: read(reader, data), **mutator)
         atheris.Fuzz()
 
 
