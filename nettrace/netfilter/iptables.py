@@ -15,13 +15,17 @@ from itertools import islice
 from nettrace.errors import InputError
 from nettrace.model.netfilter import Hook
 from nettrace.netfilter.ruleset import (
+    AllOf,
+    AnyOf,
     Base,
     ChainBuilder,
     Condition,
     Deferred,
     Expr,
     Goto,
+    In,
     Jump,
+    Payload,
     RulesetBuilder,
     Table,
     TableBuilder,
@@ -126,12 +130,13 @@ _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "ipv6-icmp": 58, "icmpv6": 58, "sc
 class _Plain(Deferred):
     """A rule of a plain form, kept as its line."""
 
-    __slots__ = ("chains", "known", "line", "packets", "version")
+    __slots__ = ("backend", "chains", "known", "line", "packets", "version")
 
     def __init__(
         self,
         line: str,
         packets: int | None,
+        backend: str,
         version: int,
         chains: dict[str, ChainBuilder],
         known: dict[tuple[str, str], tuple[Expr, ...]],
@@ -139,6 +144,7 @@ class _Plain(Deferred):
     ) -> None:
         self.line = line
         self.packets = packets
+        self.backend = backend
         self.version = version
         self.chains = chains
         self.known = known
@@ -147,7 +153,7 @@ class _Plain(Deferred):
 
     def read(self) -> tuple[tuple[Expr, ...], str, str, int | None]:
         """Return the expressions, the text, the comment, and the packets counted."""
-        exprs, comment, counted = _Line(self.line, self.version, self.chains, self.known).parse()
+        exprs, comment, counted = _Line(self.line, self.backend, self.version, self.chains, self.known).parse()
         return tuple(exprs), self.line, comment, self.packets if self.packets is not None else counted
 
     def conditions(self) -> tuple[Condition, ...]:
@@ -266,10 +272,10 @@ class _Reader:
         for chain, line, packets, at in self.pending:
             plain = _PLAIN(line)
             if plain is not None and (target := self._plain_target(plain)) is not _ELSEWHERE:
-                chain.defer(_Plain(line, packets, self.version, chains, self.known, target))
+                chain.defer(_Plain(line, packets, self.backend, self.version, chains, self.known, target))
                 continue
             try:
-                exprs, comment, counted = _Line(line, self.version, chains, self.known).parse()
+                exprs, comment, counted = _Line(line, self.backend, self.version, chains, self.known).parse()
             except _BadLine as error:
                 raise InputError(f"line {at}: {error}: {line[:200]!r}") from None
             chain.add(exprs, line, packets=packets if packets is not None else counted, comment=comment)
@@ -363,19 +369,58 @@ def split_words(line: str) -> list[str]:
     return words
 
 
+#: Matches whose ports iptables-nft turns into native expressions (add_nft_tcpudp).
+_PORT_MATCHES = frozenset({"tcp", "udp", "udplite", "sctp", "dccp"})
+
+
+def _both_ports_negated(exprs: tuple[Expr, ...], options: list[Option], text: str) -> tuple[Expr, ...]:
+    """Return the match of a rule that negates one source and one destination port, as iptables-nft loads it.
+
+    It compares both ports at once, as one number: the rule then matches where either differs, while its text, and
+    nft's too, says that both do (nft_shared.c of iptables 1.8.8 and later; seen on 1.8.9). Older versions load what
+    the text says, and the text does not tell by which it was loaded.
+    """
+    given = [each for each in options if each.name in ("--sport", "--dport")]
+    if len(given) != 2 or not all(each.negated and each.arg.isdigit() for each in given):
+        return exprs
+    ports = tuple(
+        each
+        for each in exprs
+        if isinstance(each, In) and isinstance(each.left, Payload) and each.left.field in ("sport", "dport")
+    )
+    others = tuple(each for each in exprs if each not in ports)
+    reason = "iptables-nft may have loaded this as: either port differs (a fault of some of its versions)"
+    doubt = UnknownMatch(text=text, reason=reason, stateful=False)
+    return (*others, AnyOf(matches=ports), AnyOf(matches=(AllOf(matches=ports), doubt)))
+
+
 class _Line:
     """Reads the words of one rule."""
 
-    __slots__ = ("at", "chains", "comment", "exprs", "family", "known", "modules", "packets", "size", "words")
+    __slots__ = (
+        "at",
+        "backend",
+        "chains",
+        "comment",
+        "exprs",
+        "family",
+        "known",
+        "modules",
+        "packets",
+        "size",
+        "words",
+    )
 
     def __init__(
         self,
         line: str,
+        backend: str,
         family: int,
         chains: dict[str, ChainBuilder],
         known: dict[tuple[str, str], tuple[Expr, ...]],
     ) -> None:
         self.words = split_words(line)
+        self.backend = backend
         self.size = len(self.words)
         self.at = 2
         self.family = family
@@ -512,6 +557,8 @@ class _Line:
             if found is None:
                 try:
                     found = tuple(module.build(tuple(options), self.family, text))
+                    if self.backend == "nft" and name in _PORT_MATCHES:
+                        found = _both_ports_negated(found, options, text)
                 except (ValueError, KeyError, IndexError) as error:
                     reason = f"its arguments cannot be read ({error})"
                     found = (UnknownMatch(text=text, reason=reason, stateful=False),)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from nettrace.errors import InputError
-from nettrace.model.netfilter import FilterVerdict, Hook
-from nettrace.netfilter import parse_iptables_save
+from nettrace.model.flow import Packet
+from nettrace.model.netfilter import CtState, FilterVerdict, Hook, Tracking
+from nettrace.netfilter import HookContext, Ruleset, evaluate_hook, parse_iptables_save
 from nettrace.netfilter.ruleset import Noop, Table, UnknownMatch, UnknownStatement
 from tests.netfilter.packets import filter_table, ip, ping, ruleset, tcp, udp, walk
 
@@ -338,3 +340,22 @@ def test_log_is_no_obstacle() -> None:
     assert any(isinstance(expr, Noop) for expr in table.chains["FORWARD"].rules[0].exprs)
     result = walk(ruleset(filter_table('-A FORWARD -m limit --limit 3/min -j LOG --log-prefix "x "')), tcp())
     assert (result.verdict, result.assumptions) == (FilterVerdict.ACCEPT, ())
+
+
+@pytest.mark.parametrize(
+    ("sport", "dport", "nft", "legacy"),
+    [(40000, 81, "drop", "drop"), (53, 80, "accept", "accept"), (40000, 80, "unknown", "accept"),
+     (53, 81, "unknown", "accept")],
+)  # fmt: skip
+def test_two_negated_ports_are_in_doubt_on_iptables_nft(sport: int, dport: int, nft: str, legacy: str) -> None:
+    """iptables-nft 1.8.9 loads `! --sport 53 ! --dport 80` as one comparison: it matches where either differs."""
+    text = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp -m tcp ! --sport 53 ! --dport 80 -j DROP\nCOMMIT\n"
+    packet = Packet(
+        family=4, src=ip_address("10.0.0.1"), dst=ip_address("10.0.0.2"), proto=6, sport=sport, dport=dport, tcp_flags=2
+    )
+    for backend, expected in (("nft", nft), ("legacy", legacy)):
+        ruleset = Ruleset(parse_iptables_save(text, backend=backend, family="ip"))
+        context = HookContext(iif="eth0", oif="eth1")
+        result = evaluate_hook(ruleset, Hook.FORWARD, packet, Tracking(state=CtState.NEW), context)
+        assert result.verdict == expected
+        assert bool(result.assumptions) is (expected == "unknown")
