@@ -237,6 +237,8 @@ def _conntrack(options: tuple[Option, ...], family: int, text: str) -> Iterable[
             item = ports(each.arg) if key.startswith("proto") else prefix(each.arg, family)
             if item is not None:
                 rest.append(In(left=Ct(key=key, direction=direction), items=(item,), negate=each.negated))
+            elif each.negated:
+                rest.append(Never(text=f"! {each.name} {each.arg}"))
         else:
             rest.append(UnknownMatch(text=text, reason="the remaining life of the entry is not known"))
     yield XtConntrack(state=state, negate=negate, rest=tuple(rest))

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 
-from nettrace.model.base import IPAddress, Missing, Model
+from nettrace.model.base import IPAddress, Missing, Model, rows
 from nettrace.model.snapshot import Link, Neighbour
 from nettrace.predict.world import View, World
+
+#: The entry of a vxlan device for every address that it has no entry for.
+_ALL = "00:00:00:00:00:00"
 
 
 class Member(Model):
@@ -24,11 +27,13 @@ class Segment(Model):
     """Everything attached to one layer-2 segment. `open_ended`: part of it cannot be seen from this host.
 
     `unread` are namespaces (inodes, None when not even that is known) on it that the snapshot does not hold.
+    `tunnels` are its vxlan devices that answer for others themselves (proxy).
     """
 
     members: tuple[Member, ...]
     open_ended: bool
     unread: tuple[int | None, ...] = ()
+    tunnels: tuple[Member, ...] = ()
 
 
 def segment_of(world: World, view: View, link: Link) -> Segment:
@@ -38,6 +43,7 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
     queue: list[tuple[View, Link]] = [(view, link)]
     open_ended = False
     unread: list[int | None] = []
+    tunnels: list[Member] = []
     while queue:
         here, device = queue.pop()
         if (here.id, device.ifindex) in seen:
@@ -61,6 +67,11 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
                     unread.append(inode)
                 continue
             queue.append((other, far))
+        elif device.vxlan is not None and device.vxlan.proxy:
+            tunnels.append(Member(netns=here.id, ifindex=device.ifindex))
+            # Requests that it cannot answer go to the group, or to those who get all that is unknown.
+            wide = any(e.ifindex == device.ifindex and e.mac == _ALL and e.dst is not None for e in rows(here.ns.fdb))
+            open_ended = open_ended or wide or device.vxlan.group is not None or isinstance(here.ns.fdb, Missing)
         elif not device.loopback:
             open_ended = True
         if device.kind not in ("veth", "bridge"):
@@ -72,7 +83,7 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
                     and each.peer_ifindex == device.ifindex
                     and sibling_ns.peer(each) == here.id
                 )
-    return Segment(members=tuple(members), open_ended=open_ended, unread=tuple(unread))
+    return Segment(members=tuple(members), open_ended=open_ended, unread=tuple(unread), tunnels=tuple(tunnels))
 
 
 class Resolved(StrEnum):
@@ -127,6 +138,8 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
                 link.ifindex,
             ):
                 return Resolution(how=Resolved.CACHED, mac=entry.mac, owner=member, entry=entry)
+        if segment.tunnels and not owners:
+            return Resolution(how=Resolved.CACHED, mac=entry.mac, entry=entry)
     ignored: str | None = None
     for owner, device in owners:
         holder = world.views[owner.netns]
@@ -142,6 +155,14 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
         return Resolution(how=Resolved.OWNER, mac=device.mac, owner=owner, entry=entry)
     if ignored is not None:
         return Resolution(how=Resolved.IGNORED, entry=entry, sysctl=ignored)
+    for tunnel in segment.tunnels:
+        # arp_reduce, neigh_reduce: a vxlan device answers out of its own neighbour table.
+        held = world.views[tunnel.netns].neighbours.get((tunnel.ifindex, address))
+        if held is not None and held.mac is not None and held.state not in ("FAILED", "INCOMPLETE"):
+            return Resolution(how=Resolved.OWNER, mac=held.mac, entry=entry)
+        if isinstance(world.views[tunnel.netns].ns.neighbours, Missing):
+            view = world.views[tunnel.netns]
+            return Resolution(how=Resolved.UNREAD, entry=entry, unread=f"the neighbours of {view.name} were not read")
     missing = _unread(world, segment, address)
     if missing is not None:
         return Resolution(how=Resolved.UNREAD, entry=entry, unread=missing)

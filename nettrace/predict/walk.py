@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
-from nettrace.model.base import IPAddress, Missing
+from nettrace.model.base import IPAddress, Missing, rows
 from nettrace.model.flow import PROTO_NUMBER, EndpointKind, Flow, Packet, Proto
 from nettrace.model.netfilter import Assumption, FilterVerdict, Hook, HookResult, Tracking
 from nettrace.model.path import (
@@ -26,7 +26,7 @@ from nettrace.model.path import (
     StepKind,
     Trace,
 )
-from nettrace.model.snapshot import Gap, Link, Snapshot
+from nettrace.model.snapshot import FdbEntry, Gap, Link, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
 from nettrace.predict import bridge as bridging
 from nettrace.predict import neigh, sockets
@@ -40,6 +40,8 @@ MAX_STEPS = 400
 DEFAULT_LENGTH = {Proto.ICMP: 84, Proto.TCP: 60, Proto.UDP: 60}
 #: Port of the probe's own socket where the caller gives none.
 PROBE_PORT = 40000
+#: What VXLAN puts around an IP packet: Ethernet, VXLAN, UDP and the outer IP header (VXLAN_HEADROOM).
+VXLAN_HEADERS = {4: 50, 6: 70}
 TCP_SYN, TCP_SYN_ACK, TCP_RST_ACK = 0x02, 0x12, 0x14
 
 
@@ -89,13 +91,24 @@ class _Heard:
     """What others have learnt from the frames of this way.
 
     `spoke` are MACs that sent a frame, an answer to a request too: bridges know where they are (br_fdb_update).
-    `asked` are the addresses that a holder was asked from, by its namespace and device: it keeps their MAC, and need
-    not ask in turn (neigh_event_ns in arp_process).
+    `tunnel` is the one that the way out went through. `asked` are the addresses that a holder was asked from, by its
+    namespace and device: it keeps their MAC, and need not ask in turn (neigh_event_ns in arp_process).
     """
 
     def __init__(self) -> None:
         self.spoke: set[str] = set()
         self.asked: dict[tuple[int, int, IPAddress], str] = {}
+        self.tunnel: _Tunnel | None = None
+
+
+class _Tunnel:
+    """A VXLAN on the way: the overlay's namespace and device, the frame in it, and the outer packet's ends."""
+
+    def __init__(self, view: View, link: Link, inner: Packet, outer: Packet) -> None:
+        self.view = view
+        self.link = link
+        self.inner = inner
+        self.outer = outer
 
 
 class _Walk:
@@ -119,6 +132,9 @@ class _Walk:
         self.answer: Packet | None = None
         self.heard = heard
         self.spoke = heard.spoke
+        #: The tunnel that the packet is in now.
+        self.tunnel: _Tunnel | None = None
+        self.next_hop: IPAddress | None = None
 
     # -- legs --------------------------------------------------------------------------------------------------
 
@@ -147,6 +163,8 @@ class _Walk:
         try:
             if last.kind is StepKind.LEAVE:
                 link = view.links[last.ifindex or 0]
+                if self.heard.tunnel is not None:
+                    packet = self._outer_reply(self.heard.tunnel, packet)
                 child = self._child(view, link, address=packet.dst)
                 ours = child is not None or routing.is_local(view, packet.dst)
                 self._add(
@@ -190,6 +208,8 @@ class _Walk:
     # -- book-keeping ------------------------------------------------------------------------------------------
 
     def _add(self, step: Step) -> None:
+        if self.tunnel is not None and step.kind is not StepKind.LEAVE:
+            step = replace(step, segment=Segment.UNDERLAY)
         (self.steps if self.end is None else self.beyond).append(step)
         if len(self.steps) + len(self.beyond) > MAX_STEPS:
             self._finish(LegEnd.DROPPED)
@@ -415,6 +435,7 @@ class _Walk:
 
     def _resolve(self, view: View, out: Link, address: IPAddress, packet: Packet) -> str | None:
         """Resolve the next hop to a MAC; None when it cannot be told from here."""
+        self.next_hop = address
         if not (out.up and out.lower_up):
             return None
         if not (out.loopback or out.pointopoint):
@@ -513,7 +534,7 @@ class _Walk:
         elif out.kind == "macvlan":
             self._macvlan(view, out, packet, dst_mac)
         elif out.kind == "vxlan":
-            self._leave(view, out, packet, f"encapsulated by {out.name}")
+            self._vxlan(view, out, packet, dst_mac)
         else:
             self._leave(view, out, packet, f"leaves this host by {out.name}")
 
@@ -529,8 +550,77 @@ class _Walk:
                 ifindex=out.ifindex,
             )
         )
-        self.answer = answer_to(packet, accepted=True)
+        self.answer = answer_to(packet if self.tunnel is None else self.tunnel.inner, accepted=True)
         self._finish(LegEnd.LEFT)
+
+    def _vxlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Put a frame into UDP for the host behind which its receiver is (vxlan_xmit, vxlan_xmit_one).
+
+        The outer packet is sent from the namespace that the device was made in.
+        """
+        info = out.vxlan
+        if info is None or (out.peer_nsid is not None and out.peer_netns is None):
+            self._leave(view, out, packet, f"encapsulated by {out.name}")
+        if isinstance(view.ns.fdb, Missing):
+            self._doubt(view, "egress", _unread(view, "fdb"), packet)
+        entry = _vtep(view, out, dst_mac)
+        remote = entry.dst if entry is not None else info.group
+        facts: dict[str, Any] = {
+            "kind": StepKind.ENCAP,
+            "netns": view.id,
+            "segment": Segment.UNDERLAY,
+            "device": out.name,
+            "ifindex": out.ifindex,
+            "link": out,
+            "fdb": entry,
+        }
+        if remote is None:
+            text = f"{out.name} knows no host behind which {dst_mac or 'the next hop'} is"
+            self._stop(
+                Step(text=text, packet=packet, outcome=Outcome.DROP, reason=Reason.VXLAN_NO_DESTINATION, **facts)
+            )
+            raise _End
+        if remote.is_multicast:
+            self._leave(view, out, packet, f"encapsulated by {out.name} for the group {remote}")
+        inode = out.peer_netns if out.peer_netns is not None else view.id
+        under = self.world.view(inode)
+        if under is None:
+            self.needs = (inode,)
+            self._finish(LegEnd.NEEDS)
+        family = remote.version
+        headers = VXLAN_HEADERS[family]
+        outer = Packet(
+            family=family,
+            src=info.local if info.local is not None else _unspecified(family),
+            dst=remote,
+            proto=17,
+            sport=PROBE_PORT,
+            dport=info.port,
+            length=packet.length + headers,
+            ttl=info.ttl or 64,
+            df=False,
+        )
+        self._add(Step(text=f"into VXLAN {info.vni}, to {remote} port {info.port}", packet=outer, **facts))
+        self.tunnel = self.heard.tunnel = _Tunnel(view, out, packet, outer)
+        found = routing.lookup(under, outer, src=info.local)
+        device = under.links.get(found.ifindex or 0)
+        if device is not None and packet.df and outer.length > (limit := self._path_mtu(found, device)):
+            # skb_tunnel_check_pmtu answers the sender for the frame inside.
+            self._too_big(under, device, packet, limit - headers, "egress", local=False)
+        self._local_output(under, outer, bound=info.local)
+
+    def _outer_reply(self, tunnel: _Tunnel, answer: Packet) -> Packet:
+        """Return the packet that brings an answer back through the tunnel."""
+        outer = tunnel.outer
+        local = outer.src
+        if local.is_unspecified:
+            under = self.world.view(tunnel.link.peer_netns or tunnel.view.id)
+            found = routing.lookup(under, outer) if under is not None else routing.Lookup()
+            local = (routing.choose_source(under, found, outer.dst) if under is not None else None) or local
+        length = answer.length + VXLAN_HEADERS[outer.family]
+        back = replace(outer, src=outer.dst, dst=local, length=length)
+        self.tunnel = _Tunnel(tunnel.view, tunnel.link, replace(answer, dst_mac=tunnel.inner.src_mac), back)
+        return back
 
     def _veth(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
         """Cross a veth pair (veth_xmit, __dev_forward_skb)."""
@@ -762,7 +852,11 @@ class _Walk:
             found = routing.lookup(view, packet, iif=bridge.name, src=packet.src)
             onlink = found.route is not None and found.route.kind == "unicast" and found.ifindex == bridge.ifindex
             target = self._resolve(view, bridge, packet.dst, packet) if onlink else bridge.mac
-        if target is None or bridging.is_local_mac(view, bridge, target):
+        # Without a MAC the holder is somewhere on the link: here, if the next hop is an address of this namespace.
+        elsewhere = target is None and self.next_hop is not None and self.next_hop not in view.owned
+        if elsewhere and isinstance(view.ns.addresses, Missing):
+            elsewhere = False
+        if not elsewhere and (target is None or bridging.is_local_mac(view, bridge, target)):
             self._bridge_up(view, bridge, packet, tracking=tracking if prerouted else None)
             return
         self._bridge_forward(view, bridge, port, packet, target, tracking=tracking)
@@ -1102,6 +1196,24 @@ class _Walk:
         result = self._hook(view, Hook.INPUT, packet, tracking, "stack", iif=device.name)
         packet = result.packet
         self.table.keep(view, result.tracking)
+        tunnel = self.tunnel
+        if tunnel is not None and (packet.proto, packet.dport) == (17, tunnel.outer.dport):
+            inner = tunnel.inner
+            self._add(
+                Step(
+                    kind=StepKind.DECAP,
+                    netns=tunnel.view.id,
+                    segment=Segment.UNDERLAY,
+                    text=f"out of the tunnel by {tunnel.link.name}",
+                    packet=inner,
+                    device=tunnel.link.name,
+                    ifindex=tunnel.link.ifindex,
+                    link=tunnel.link,
+                )
+            )
+            self.tunnel = None
+            self._receive(tunnel.view, tunnel.link, inner, dst_mac=inner.dst_mac)
+            return
         answer = sockets.deliver(view, packet, own_reply=self.direction is Direction.REPLY)
         step = self._step(
             view,
@@ -1182,6 +1294,14 @@ class _Walk:
     @staticmethod
     def _name(view: View, ifindex: int | None) -> str | None:
         return view.links[ifindex].name if ifindex is not None and ifindex in view.links else None
+
+
+def _vtep(view: View, out: Link, mac: str | None) -> FdbEntry | None:
+    """Return the entry of a vxlan device that says where a MAC is, else the one for all others (vxlan_find_mac)."""
+    own = [each for each in rows(view.ns.fdb) if each.ifindex == out.ifindex and each.dst is not None]
+    return next((each for each in own if each.mac == mac), None) or next(
+        (each for each in own if each.mac == "00:00:00:00:00:00"), None
+    )
 
 
 def _unread(view: View, section: str) -> str:

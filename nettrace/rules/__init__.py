@@ -124,6 +124,9 @@ from nettrace.rules.mtu import (
     mismatch as mtu_mismatch,
 )
 from nettrace.rules.mtu import (
+    overlay_overhead as mtu_overlay_overhead,
+)
+from nettrace.rules.mtu import (
     veth_mismatch as mtu_veth_mismatch,
 )
 from nettrace.rules.nat import (
@@ -161,6 +164,12 @@ from nettrace.rules.neigh import (
 )
 from nettrace.rules.neigh import (
     unresolved as neigh_unresolved,
+)
+from nettrace.rules.overlay import (
+    peer_unknown as overlay_peer_unknown,
+)
+from nettrace.rules.overlay import (
+    underlay_blocked as overlay_underlay_blocked,
 )
 from nettrace.rules.port import (
     listens_on_loopback as port_listens_on_loopback,
@@ -283,6 +292,7 @@ RULES: tuple[Rule, ...] = (
     model_contradicted.RULE,
     mtu_black_hole.RULE,
     mtu_mismatch.RULE,
+    mtu_overlay_overhead.RULE,
     mtu_veth_mismatch.RULE,
     nat_dnat_missing.RULE,
     nat_dnat_shadowed.RULE,
@@ -296,6 +306,8 @@ RULES: tuple[Rule, ...] = (
     neigh_stale_static.RULE,
     neigh_table_overflow.RULE,
     neigh_unresolved.RULE,
+    overlay_peer_unknown.RULE,
+    overlay_underlay_blocked.RULE,
     port_listens_on_loopback.RULE,
     port_not_listening.RULE,
     port_not_published.RULE,

@@ -13,7 +13,7 @@ from nettrace.correlate import Blocker
 from nettrace.model.flow import FlowEnd
 from nettrace.model.intent import Endpoint, Network
 from nettrace.model.netfilter import CtState, FilterVerdict, Hook, RuleRef
-from nettrace.model.path import Direction, Reason, Step, StepKind
+from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import Link
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Rule as FilterRule
@@ -89,6 +89,8 @@ def filtered(case: Case) -> list[tuple[Blocker, Step, RuleRef]]:
 
 def filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
     """Return the code of a filter drop, by where the rule stands, who wrote it, and what the engine meant."""
+    if step.segment is Segment.UNDERLAY:
+        return "overlay.underlay-blocked"
     if ref.family == "bridge":
         return "bridge.filter-drop"
     if step.netns != case.world.host:

@@ -359,3 +359,14 @@ def test_two_negated_ports_are_in_doubt_on_iptables_nft(sport: int, dport: int, 
         result = evaluate_hook(ruleset, Hook.FORWARD, packet, Tracking(state=CtState.NEW), context)
         assert result.verdict == expected
         assert bool(result.assumptions) is (expected == "unknown")
+
+
+@pytest.mark.parametrize(("negation", "verdict"), [("! ", "accept"), ("", "drop")])
+def test_not_every_address_is_no_address(negation: str, verdict: str) -> None:
+    """`! --ctorigsrc x/0` matches nothing, as the kernel's counters show."""
+    match = f"-m conntrack --ctstate NEW {negation}--ctorigsrc 10.0.0.1/0"
+    text = f"*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD {match} -j DROP\nCOMMIT\n"
+    packet = Packet(family=4, src=ip_address("10.0.0.1"), dst=ip_address("10.0.0.2"), proto=17, sport=1, dport=2)
+    ruleset = Ruleset(parse_iptables_save(text, backend="nft", family="ip"))
+    context = HookContext(iif="eth0", oif="eth1")
+    assert evaluate_hook(ruleset, Hook.FORWARD, packet, Tracking(state=CtState.NEW), context).verdict == verdict

@@ -7,7 +7,7 @@ import struct
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -56,10 +56,51 @@ def run(cases: int, seed: int, *, backends: tuple[str, ...] = ("nft", "legacy", 
     report = Report()
     with rig() as one:
         for case in random_cases(cases, seed, backends):
+            before = len(report.differences)
             judge(one, case, load_xt, report)
+            if len(report.differences) > before:
+                report.differences[before] = f"shrunk: {shrunk(one, case, load_xt)}"
             if len(report.differences) >= stop_after:
                 break
     return report
+
+
+def shrunk(one: Rig, case: Case, load: Loader) -> str:
+    """Take rules and flows away for as long as the case still differs; return the last difference, described."""
+
+    def differs(candidate: Case) -> str | None:
+        report = Report()
+        judge(one, candidate, load, report)
+        return report.differences[0] if report.differences else None
+
+    told = differs(case) or "differs no more when it is judged again"
+    smaller = True
+    while smaller:
+        smaller = False
+        for candidate in _smaller(case):
+            again = differs(candidate)
+            if again is not None:
+                case, told, smaller = candidate, again, True
+                break
+    return told
+
+
+def _smaller(case: Case) -> Iterator[Case]:
+    """Yield the case with one flow, or with the rules of half, a quarter, ... of the dump, or one rule, less."""
+    if len(case.flows) > 1:
+        for at in range(len(case.flows)):
+            yield replace(case, flows=[*case.flows[:at], *case.flows[at + 1 :]])
+    for name in ("rules", "legacy_rules"):
+        lines = getattr(case, name).split("\n")
+        rules = [at for at, line in enumerate(lines) if line.startswith("-A ")]
+        size = len(rules)
+        while size > 1:
+            size = (size + 1) // 2
+            for begin in range(0, len(rules), size):
+                gone = set(rules[begin : begin + size])
+                yield replace(case, **{name: "\n".join(each for at, each in enumerate(lines) if at not in gone)})
+            if size == 1:
+                break
 
 
 def random_cases(count: int, seed: int, backends: tuple[str, ...]) -> Iterator[Case]:
@@ -428,6 +469,8 @@ class _Judge:
     def _reject_problem(self, want: Outcome, rejects: list[wire.Sight]) -> str | None:
         sight = rejects[0]
         if want.reject == "tcp-reset":
+            if not sight.reset and sight.packet.dst == want.packet.dst:
+                return None  # OUTPUT refused the reset itself, and told whom it seems to come from
             return None if sight.reset else "was rejected otherwise"
         code = _REJECTS.get(want.reject)
         if want.reject == "time-exceeded":

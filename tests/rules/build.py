@@ -41,6 +41,7 @@ from nettrace.model.snapshot import (
     Route,
     Snapshot,
     Socket,
+    Vxlan,
 )
 from nettrace.model.verdict import Timing, Verdict
 from nettrace.predict import predict
@@ -450,6 +451,60 @@ def docker_rules(host: Box, bridges: tuple[tuple[str, str, str | None], ...] = (
             )
             host.chain("nat", f"-A POSTROUTING -s {subnet} ! -o {bridge} -j MASQUERADE", family=family)
         host.chain("filter", "-A DOCKER-USER -j RETURN", family=family)
+
+
+REMOTE_MAC = "02:42:0a:00:09:03"
+
+
+def overlay_lab() -> Lab:
+    """Return a host whose container o1 hangs on an overlay; 10.0.9.3 is a container on the host 203.0.113.3."""
+    host = Box(id=1000, name="host", kind="host", sysctls=dict(SYSCTLS))
+    hidden = Box(id=4000, name="1-ov", kind="overlay", sysctls=dict(SYSCTLS))
+    app = Box(id=4001, name="o1", sysctls=dict(SYSCTLS))
+    lab = Lab(boxes={"host": host, "1-ov": hidden, "o1": app})
+    for box in (host, hidden, app):
+        box.links = [Link(ifindex=1, name="lo", loopback=True, arp_type=772, mtu=65536)]
+        box.hold("lo", "127.0.0.1/8", scope="host")
+    host.links.append(Link(ifindex=2, name="eth0", mac="52:54:00:00:00:02", operstate="UP"))
+    host.hold("eth0", "203.0.113.2/24")
+    host.route("default", dev="eth0", via="203.0.113.1")
+    host.tables["nft", "ip"] = {
+        "raw": [":PREROUTING ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]"],
+        "filter": [":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]"],
+    }
+    hidden.links += [
+        Link(ifindex=2, name="br0", kind="bridge", mac="52:54:00:00:09:01", mtu=1450, bridge=BridgeInfo()),
+        Link(
+            ifindex=7, name="vxlan0", kind="vxlan", mac="52:54:00:00:09:07", mtu=1450, master=2, port=BridgePort(),
+            vxlan=Vxlan(vni=4097, learning=False, proxy=True), peer_netns=host.id,
+        ),
+        Link(
+            ifindex=9, name="veth0", kind="veth", mac="52:54:00:00:09:09", mtu=1450, master=2, port=BridgePort(),
+            peer_ifindex=8, peer_netns=app.id,
+        ),
+    ]  # fmt: skip
+    hidden.hold("br0", "10.0.9.1/24")
+    hidden.fdb.append(FdbEntry(ifindex=7, mac=REMOTE_MAC, dst=ip_address("203.0.113.3"), state="permanent"))
+    hidden.neighbours.append(Neighbour(ifindex=7, address=ip_address("10.0.9.3"), mac=REMOTE_MAC, state="PERMANENT"))
+    app.links.append(
+        Link(
+            ifindex=8, name="eth0", kind="veth", mac="02:42:0a:00:09:02", mtu=1450,
+            peer_ifindex=9, peer_netns=hidden.id,
+        )
+    )  # fmt: skip
+    app.hold("eth0", "10.0.9.2/24")
+    lab.networks["ov"] = Network(
+        id="net-ov", name="ov", driver="overlay", engine="docker", scope="swarm",
+        subnets=(Subnet(subnet=ip_network("10.0.9.0/24"), gateway=ip_address("10.0.9.1")),),
+    )  # fmt: skip
+    endpoint = Endpoint(
+        network="ov", network_id="net-ov", mac="02:42:0a:00:09:02", ipv4=ip_interface("10.0.9.2/24"),
+        gateway=ip_address("10.0.9.1"),
+    )  # fmt: skip
+    lab.containers["o1"] = Container(
+        id="o1", name="o1", engine="docker", status="running", netns=app.id, endpoints=(endpoint,)
+    )
+    return lab
 
 
 def macvlan_lab() -> Lab:

@@ -30,7 +30,7 @@ from nettrace.model.snapshot import (
 )
 from nettrace.model.verdict import Result, Severity, Verdict
 from nettrace.rules import RULES
-from tests.rules.build import Box, Lab, Wire, ask, diagnose_case, macvlan_lab, observed, plain_lab
+from tests.rules.build import Box, Lab, Wire, ask, diagnose_case, macvlan_lab, observed, overlay_lab, plain_lab
 
 Change = Callable[[Lab], object]
 
@@ -61,6 +61,15 @@ class Row:
 
 def nothing(lab: Lab) -> None:
     """Leave the host as it is."""
+
+
+def without_peer(table: str) -> Change:
+    """Take the remote container out of a table of the overlay's namespace."""
+
+    def change(lab: Lab) -> None:
+        setattr(lab["1-ov"], table, [])
+
+    return change
 
 
 def all_of(*changes: Change) -> Change:
@@ -789,6 +798,17 @@ ROWS = (
         segment=Segment.BRIDGE,
     ),
     Row(
+        code="mtu.overlay-overhead",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        size=1450,
+        breaks=edit("host", "eth0", mtu=1450),
+        near=nothing,
+        lacks=("links", "host"),
+        segment=Segment.UNDERLAY,
+        instead=("mtu.mismatch",),
+    ),
+    Row(
         code="nat.dnat-missing",
         base=with_lan,
         asks=PUBLISHED,
@@ -906,6 +926,42 @@ ROWS = (
         breaks=nothing,
         near=lambda lab: lab.attach("late", "bridge", "172.17.0.77/16", index=40),
         lacks=("addresses", "web"),
+    ),
+    Row(
+        code="overlay.peer-unknown",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=without_peer("fdb"),
+        near=nothing,
+        lacks=("fdb", "1-ov"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.peer-unknown",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=without_peer("neighbours"),
+        near=nothing,
+        lacks=("neighbours", "1-ov"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.underlay-blocked",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=rule("filter", "-A OUTPUT -p udp -m udp --dport 4789 -j DROP"),
+        near=rule("filter", "-A OUTPUT -p udp -m udp --dport 4788 -j DROP"),
+        lacks=("netfilter", "host"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.underlay-blocked",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=rule("raw", "-A PREROUTING -s 203.0.113.3/32 -j DROP"),
+        near=nothing,
+        lacks=("netfilter", "host"),
+        segment=Segment.UNDERLAY,
     ),
     Row(
         code="port.listens-on-loopback",

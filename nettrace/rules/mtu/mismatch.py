@@ -10,7 +10,7 @@ Known limits: only the size that was asked for is tried; ask again with --size.
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason
+from nettrace.model.path import Reason, Segment
 from nettrace.model.verdict import Evidence, EvidenceKind, Severity
 from nettrace.rules.base import Hit, Result, fired, rule
 from nettrace.rules.case import Case
@@ -25,7 +25,7 @@ def check(case: Case) -> Result:
     back = frag_needed_back(case)
     for blocker, step in blockers(case, Reason.TOO_BIG):
         local = case.correlation.errno is not None or step.netns == case.flow.src.netns
-        if case.correlation.probed and back is None and not local:
+        if step.segment is Segment.UNDERLAY or (case.correlation.probed and back is None and not local):
             continue
         view = view_of(case, step)
         link = step.link

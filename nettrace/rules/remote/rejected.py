@@ -29,7 +29,9 @@ def check(case: Case) -> Result:
     ] + list(correlation.resets)
     if not refusals:
         return fired()
-    first = refusals[0]
+    # Between the hosts of an overlay the refusal is seen in its tunnel; who sent it shows on this side of it.
+    inside = [each for each in refusals if each.packet.proto != 17]
+    first = (inside or refusals)[0]
     what = (
         f"ICMP type {first.packet.icmp_type} code {first.packet.icmp_code}"
         if first in correlation.errors

@@ -1,0 +1,65 @@
+"""The overlay does not know behind which host the other container is.
+
+What it reports: the vxlan device has no forwarding entry for the receiver's MAC, or nothing there answers for its
+    address.
+Why traffic stops: a vxlan device without learning sends only where its table says; without an entry it drops.
+Proof: the forwarding and neighbour tables of the overlay's own namespace.
+Remedy: let the hosts of the swarm talk to each other (7946/tcp and udp), then let this one join again.
+Known limits: an address that nobody in the network has looks the same; the swarm's own list tells them apart.
+"""
+
+from __future__ import annotations
+
+from nettrace.model.path import Reason, Segment
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.predict.neigh import segment_of
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.case import Case
+from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.wording import link_evidence, wire_evidence
+
+
+def check(case: Case) -> Result:
+    """Fire where a vxlan device has no destination for a frame, or no answer for the address of a next hop."""
+    hits = []
+    for blocker, step in blockers(case, Reason.VXLAN_NO_DESTINATION, Reason.NEIGHBOUR_FAILED):
+        view = view_of(case, step)
+        link = view.links[step.ifindex or 0]
+        if step.reason is Reason.VXLAN_NO_DESTINATION:
+            tunnel_view, tunnel = view, link
+            lacks = f"no forwarding entry for {step.packet.dst_mac or step.packet.dst}"
+        else:
+            tunnels = segment_of(case.world, view, link).tunnels
+            if not tunnels:
+                continue
+            tunnel_view = case.world.views[tunnels[0].netns]
+            tunnel = tunnel_view.links[tunnels[0].ifindex]
+            lacks = f"no neighbour entry for {step.next_hop}"
+        entry = Evidence(
+            kind=EvidenceKind.FDB if step.reason is Reason.VXLAN_NO_DESTINATION else EvidenceKind.NEIGHBOUR,
+            ref=f"{tunnel_view.name}/{tunnel.name}",
+            text=f"{tunnel.name} in {tunnel_view.name} has {lacks}",
+        )
+        vni = tunnel.vxlan.vni if tunnel.vxlan is not None else "?"
+        hits.append(
+            Hit(
+                title=f"{tunnel.name} (VXLAN {vni}) does not know where {step.next_hop or step.packet.dst} is",
+                explanation=f"The overlay's device {tunnel.name} has {lacks}, so it cannot tell to which host the "
+                "packet must go. Usually this host does not hear the swarm's gossip.",
+                at=f"{tunnel_view.name}/{tunnel.name}",
+                evidence=(entry, link_evidence(tunnel_view, tunnel), *wire_evidence(case, blocker)),
+                mend=Mend(
+                    summary="Open 7946/tcp and 7946/udp between the hosts; if it stays, let this host join again.",
+                    commands=("docker node ls", "ss -lntup sport = :7946"),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+                segment=Segment.UNDERLAY,
+                device=tunnel.name,
+                netns=tunnel_view.id,
+            )
+        )
+    return fired(*hits)
+
+
+RULE = rule("overlay.peer-unknown", check, rank=28, needs=("links", "fdb", "neighbours"))
