@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.oracle import Report, routes, run, topology
+from tests.oracle import Report, nft_grammar, routes, run, topology
 
 #: Of every ten cases of `all`, how many each kind gets. A case of routes has a hundred lookups, a topology four flows.
-SHARES = {"rules": 6, "routes": 2, "topology": 2}
+SHARES = {"rules": 4, "nft": 2, "routes": 2, "topology": 2}
 KINDS: dict[str, Callable[[int, int, int], Report]] = {
     "rules": lambda cases, seed, stop_after: run(cases, seed, stop_after=stop_after),
+    "nft": lambda cases, seed, stop_after: nft_grammar.run(cases, seed, stop_after=stop_after),
     "routes": lambda cases, seed, stop_after: routes.run(cases, seed, stop_after=stop_after),
     "topology": lambda cases, seed, stop_after: topology.run(cases, seed, stop_after=stop_after),
 }

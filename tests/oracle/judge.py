@@ -6,7 +6,7 @@ import socket
 import struct
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
@@ -53,15 +53,20 @@ class Report:
 
 def run(cases: int, seed: int, *, backends: tuple[str, ...] = ("nft", "legacy", "both"), stop_after: int = 5) -> Report:
     """Judge random iptables cases; needs root. The same seed makes the same cases."""
-    report = Report()
     with rig() as one:
-        for case in random_cases(cases, seed, backends):
-            before = len(report.differences)
-            judge(one, case, load_xt, report)
-            if len(report.differences) > before:
-                report.differences[before] = f"shrunk: {shrunk(one, case, load_xt)}"
-            if len(report.differences) >= stop_after:
-                break
+        return judge_all(one, random_cases(cases, seed, backends), load_xt, stop_after)
+
+
+def judge_all(one: Rig, cases: Iterable[Case], load: Loader, stop_after: int) -> Report:
+    """Judge cases one after the other, until so many differ; the first difference of a case is shrunk."""
+    report = Report()
+    for case in cases:
+        before = len(report.differences)
+        judge(one, case, load, report)
+        if len(report.differences) > before:
+            report.differences[before] = f"shrunk: {shrunk(one, case, load)}"
+        if len(report.differences) >= stop_after:
+            break
     return report
 
 
@@ -92,7 +97,10 @@ def _smaller(case: Case) -> Iterator[Case]:
             yield replace(case, flows=[*case.flows[:at], *case.flows[at + 1 :]])
     for name in ("rules", "legacy_rules"):
         lines = getattr(case, name).split("\n")
-        rules = [at for at, line in enumerate(lines) if line.startswith("-A ")]
+        # Lines of nft with a brace open or close something; what the kernel refuses does not differ.
+        rules = [
+            at for at, line in enumerate(lines) if line.startswith("-A ") or (line[:1] == "\t" and "{" not in line)
+        ]
         size = len(rules)
         while size > 1:
             size = (size + 1) // 2

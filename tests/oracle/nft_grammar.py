@@ -16,7 +16,7 @@ from typing import ClassVar
 from nettrace.model.snapshot import DumpFormat, NetfilterDump
 from nettrace.netfilter import Ruleset, load_ruleset
 from tests.oracle import xt_grammar
-from tests.oracle.judge import Report, judge
+from tests.oracle.judge import Report, judge_all
 from tests.oracle.rig import HOSTS, OWN, Rig, rig
 from tests.oracle.xt_grammar import Case
 
@@ -422,10 +422,5 @@ def cases_of(count: int, seed: int) -> Iterator[Case]:
 
 def run(cases: int, seed: int, *, prefix: str = "nf2", stop_after: int = 5) -> Report:
     """Judge random nft rulesets; needs root. The same seed makes the same cases."""
-    report = Report()
     with rig(prefix) as one:
-        for case in cases_of(cases, seed):
-            judge(one, case, load, report)
-            if len(report.differences) >= stop_after:
-                break
-    return report
+        return judge_all(one, cases_of(cases, seed), load, stop_after)
