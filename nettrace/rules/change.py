@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from nettrace.model.base import IPAddress, Missing, Present, Values
+from nettrace.model.base import IPAddress, Missing, Present, Values, rows
 from nettrace.model.netfilter import RuleRef
 from nettrace.model.snapshot import (
     Address,
@@ -85,6 +85,93 @@ def set_port(netns: int, ifindex: int, **facts: Any) -> Change:
                 yield link
 
     return _section("links", netns, edit)
+
+
+def bring_up(netns: int, ifindex: int) -> Change:
+    """Set a link up, with what the kernel does then.
+
+    Both ends of a veth pair get their carrier once both are up; a bridge port with carrier forwards where no spanning
+    tree decides (br_stp_enable_port); routes of the link count again, and those of its addresses come back
+    (fib_sync_up, fib_add_ifaddr).
+    """
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        own, ns = _link_of(snapshot, netns, ifindex), snapshot.namespace(netns)
+        if own is None:
+            return snapshot
+        far = _link_of(snapshot, own.peer_netns or netns, own.peer_ifindex or 0) if own.kind == "veth" else None
+        steps = [set_link(netns, ifindex, up=True), _routes_back(netns, ifindex)]
+        ports = [link for link in rows(ns.links) if link.master == ifindex and link.up and link.lower_up] if ns else []
+        if own.kind == "bridge":
+            # A bridge has the carrier of its ports, which stop forwarding while it is down (br_stp_enable_bridge).
+            steps += [_forwarding(netns, port.ifindex) for port in ports]
+        elif far is None or far.up:
+            ends = [(netns, ifindex)] + ([(own.peer_netns or netns, far.ifindex)] if far is not None else [])
+            for where, index in ends:
+                steps += [set_link(where, index, lower_up=True, operstate="UP"), _forwarding(where, index)]
+        return together(*steps)(snapshot)
+
+    return change
+
+
+def _link_of(snapshot: Snapshot, netns: int, ifindex: int) -> Link | None:
+    ns = snapshot.namespace(netns)
+    links = rows(ns.links) if ns is not None else ()
+    return next((link for link in links if link.ifindex == ifindex), None)
+
+
+def _forwarding(netns: int, ifindex: int) -> Change:
+    """Let a bridge port forward, and its bridge have a carrier, where no spanning tree decides."""
+
+    def edit(links: tuple[Link, ...]) -> Iterable[Link]:
+        port = next((link for link in links if link.ifindex == ifindex), None)
+        bridge = next((link for link in links if port is not None and link.ifindex == port.master), None)
+        for link in links:
+            if bridge is None or (bridge.bridge is not None and bridge.bridge.stp_state):
+                yield link
+            elif link is port and link.port is not None:
+                yield replace(link, port=replace(link.port, state=3))
+            elif link is bridge and link.up:
+                yield replace(link, lower_up=True, operstate="UP")
+            else:
+                yield link
+
+    return _section("links", netns, edit)
+
+
+def _routes_back(netns: int, ifindex: int) -> Change:
+    def edit_namespace(ns: Namespace) -> Namespace:
+        if isinstance(ns.routes, Missing):
+            return ns
+        held = [each for each in rows(ns.addresses) if each.ifindex == ifindex]
+        routes = [_alive(route, ifindex) for route in ns.routes.rows]
+        there = {(route.table, route.dst) for route in routes if any(hop.ifindex == ifindex for hop in route.nexthops)}
+        for each in held:
+            if (254, each.address.network) not in there and each.address.network.prefixlen < each.address.max_prefixlen:
+                source = each.address.ip if each.address.version == 4 else None
+                hops = (NextHop(ifindex=ifindex),)
+                routes.append(
+                    Route(
+                        table=254, dst=each.address.network, scope="link", proto="kernel", prefsrc=source, nexthops=hops
+                    )
+                )
+        return replace(ns, routes=Present(rows=tuple(routes)))
+
+    return _in_namespace(netns, edit_namespace)
+
+
+def _alive(route: Route, ifindex: int) -> Route:
+    """Return a route whose next hops by a link are no longer marked dead."""
+    if all(hop.ifindex != ifindex or not hop.flags for hop in route.nexthops):
+        return route
+    gone = ("dead", "linkdown")
+    return replace(
+        route,
+        nexthops=tuple(
+            replace(hop, flags=tuple(flag for flag in hop.flags if flag not in gone)) if hop.ifindex == ifindex else hop
+            for hop in route.nexthops
+        ),
+    )
 
 
 def add_route(netns: int, route: Route) -> Change:

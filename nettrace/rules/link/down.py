@@ -17,7 +17,7 @@ from nettrace.predict.segment import Places
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import Change, add_route, default_route, set_link, together
+from nettrace.rules.change import Change, add_route, bring_up, default_route, together
 from nettrace.rules.faults import attachment, blockers, errno_or_wire, view_of
 from nettrace.rules.wording import enter, link_evidence
 
@@ -111,16 +111,10 @@ def _silent_holder(case: Case, step: Step) -> tuple[View, Link] | None:
 def _hit(case: Case, blocker: Blocker, view: View, link: Link) -> Hit:
     prefix = enter(case, view.id)
     commands = [f"{prefix}ip link set {link.name} up"]
-    changes: list[Change] = [set_link(view.id, link.ifindex, up=True, lower_up=True)]
-    peer = case.peer_of(view, link)
-    if peer is not None:
-        changes.append(set_link(peer[0].id, peer[1].ifindex, lower_up=True))
-    for _ports in view.ports.get(link.ifindex, ()):
-        changes.append(set_link(view.id, link.ifindex, lower_up=True))
+    changes: list[Change] = [bring_up(view.id, link.ifindex)]
     own = attachment(case, case.flow.src)
     if own is not None and own[1] == link and own[4].gateway is not None and link.ifindex in view.addresses:
         commands.append(f"{prefix}ip route add default via {own[4].gateway}")
-        changes.append(_connected(view, link))
         changes.append(add_route(view.id, default_route(own[4].gateway, link.ifindex)))
     segment = Places(case.world, case.flow).device(view, link)
     return Hit(
@@ -140,23 +134,6 @@ def _hit(case: Case, blocker: Blocker, view: View, link: Link) -> Hit:
         device=link.name,
         netns=view.id,
     )
-
-
-def _connected(view: View, link: Link) -> Change:
-    """Return the change that brings the connected routes of an interface back."""
-    from nettrace.model.snapshot import NextHop, Route
-
-    routes = [
-        Route(
-            table=254,
-            dst=held.address.network,
-            scope="link",
-            prefsrc=held.address.ip,
-            nexthops=(NextHop(ifindex=link.ifindex),),
-        )
-        for held in view.addresses.get(link.ifindex, ())
-    ]
-    return together(*(add_route(view.id, route) for route in routes))
 
 
 RULE = rule("link.down", check, rank=20, needs=("links",))
