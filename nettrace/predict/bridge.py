@@ -149,7 +149,8 @@ def egress(
     if isinstance(flooded, Link):
         # Nobody has that MAC: the frame is flooded, and shows at the port of the address's owner, who ignores it.
         return _deliverable(bridge, source, flooded, Choice(text=f"flooded to {flooded.name}", port=flooded))
-    outer = [port for port in ports if port.kind not in ("veth",) or view.peer(port) is None]
+    engines = any(network.bridge == bridge.name for network in world.snapshot.intent.networks)
+    outer = [port for port in ports if port.kind != "veth" or _leads_out(world, view, port, engines=engines)]
     if outer:
         return _deliverable(
             bridge, source, outer[0], Choice(text=f"flooded, out of {outer[0].name}", port=outer[0], open_ended=True)
@@ -159,6 +160,12 @@ def egress(
         reason=Reason.OTHERHOST,
         open_ended=not all(neigh.complete(each) for each in world.views.values()),
     )
+
+
+def _leads_out(world: World, view: View, port: Link, *, engines: bool) -> bool:
+    """Tell whether a veth port leads to what is not known here; on an engine's bridge that is another container."""
+    inode = view.peer(port)
+    return inode is None or (not engines and world.view(inode) is None)
 
 
 def _back(source: Link, mac: str, entry: FdbEntry | None) -> Choice:

@@ -166,7 +166,14 @@ class _Walk:
                 if self.heard.tunnel is not None:
                     packet = self._outer_reply(self.heard.tunnel, packet)
                 child = self._child(view, link, address=packet.dst)
-                ours = child is not None or routing.is_local(view, packet.dst)
+                # What a bridge let out under another's MAC comes back to that MAC, as to any host of that link.
+                sender = last.packet.src_mac if self.heard.tunnel is None else None
+                bridged = (
+                    link.master is not None
+                    and sender is not None
+                    and all(each.mac != sender for each in view.links.values())
+                )
+                ours = child is not None or bridged or routing.is_local(view, packet.dst)
                 self._add(
                     Step(
                         kind=StepKind.LEAVE,
@@ -183,7 +190,8 @@ class _Walk:
                 )
                 if not ours and self.end is None:
                     self.end = LegEnd.UNKNOWN
-                self._receive(view, link, packet, dst_mac=child[1].mac if child is not None else link.mac)
+                own = child[1].mac if child is not None else link.mac
+                self._receive(view, link, packet, dst_mac=sender if bridged else own)
             else:
                 self._local_output(view, packet, bound=packet.src)
         except _End:
@@ -486,6 +494,8 @@ class _Walk:
         if answer.how is not neigh.Resolved.NO_ARP:
             whose = f" is {answer.mac}" if answer.mac else " is resolved on the link"
             beyond = answer.how is neigh.Resolved.BEYOND and answer.mac is None
+            # Whether a permanent entry names who is really there cannot be seen from here either.
+            beyond = beyond or (answer.how is neigh.Resolved.STATIC and answer.owner is None)
             self._add(Step(text=f"next hop {address}{whose}", open_ended=beyond, **facts))
         return answer.mac
 
@@ -851,11 +861,13 @@ class _Walk:
             # destination is on this very bridge.
             found = routing.lookup(view, packet, iif=bridge.name, src=packet.src)
             onlink = found.route is not None and found.route.kind == "unicast" and found.ifindex == bridge.ifindex
+            # Without forwarding the route is an error, and the frame goes up to meet it (ip_route_input_slow).
+            onlink = onlink and bool(self._forwards(view, bridge, packet.family))
             target = self._resolve(view, bridge, packet.dst, packet) if onlink else bridge.mac
-        # Without a MAC the holder is somewhere on the link: here, if the next hop is an address of this namespace.
-        elsewhere = target is None and self.next_hop is not None and self.next_hop not in view.owned
-        if elsewhere and isinstance(view.ns.addresses, Missing):
-            elsewhere = False
+        # Without a MAC the holder is somewhere on the link: here, if the next hop is an address of this namespace, or
+        # should be one (beyond a stop).
+        told = self.end is None and self.next_hop is not None and not isinstance(view.ns.addresses, Missing)
+        elsewhere = told and target is None and self.next_hop not in view.owned
         if not elsewhere and (target is None or bridging.is_local_mac(view, bridge, target)):
             self._bridge_up(view, bridge, packet, tracking=tracking if prerouted else None)
             return
@@ -1117,14 +1129,18 @@ class _Walk:
         own = view.conf(4, device.name, "rp_filter", 0)
         return f"net.ipv4.conf.{device.name if own == mode else 'all'}.rp_filter = {mode}"
 
+    @staticmethod
+    def _forwards(view: View, device: Link, family: int) -> int:
+        """Return whether what comes in by a device for others is forwarded (IN_DEV_FORWARD; ip6_forward)."""
+        if family == 6:
+            # IPv6 asks for all interfaces at once (net->ipv6.devconf_all->forwarding).
+            return _forwarding_of_all(view, 6)
+        return view.conf(4, device.name, "forwarding", view.number("net.ipv4.ip_forward", 0))
+
     def _check_forwarding(self, view: View, device: Link, packet: Packet) -> None:
         """Drop packets for others where the namespace, or the interface they came by, does not forward."""
-        name = "forwarding"
-        default = view.number("net.ipv4.ip_forward", 0) if packet.family == 4 else 0
-        on = view.conf(packet.family, device.name, name, default)
-        general = view.conf(packet.family, "all", name, default)
-        # IPv6 asks the interface alone unless `all` is set (ip6_forward looks at net->ipv6.devconf_all->forwarding).
-        passes = on if packet.family == 4 else general
+        general = _forwarding_of_all(view, packet.family)
+        passes = self._forwards(view, device, packet.family)
         key = device.name if packet.family == 4 and general else "all"
         text = f"net.ipv{packet.family}.conf.{key}.forwarding = {0 if not passes else 1}"
         if packet.family == 4 and not general:
@@ -1294,6 +1310,11 @@ class _Walk:
     @staticmethod
     def _name(view: View, ifindex: int | None) -> str | None:
         return view.links[ifindex].name if ifindex is not None and ifindex in view.links else None
+
+
+def _forwarding_of_all(view: View, family: int) -> int:
+    default = view.number("net.ipv4.ip_forward", 0) if family == 4 else 0
+    return view.conf(family, "all", "forwarding", default)
 
 
 def _vtep(view: View, out: Link, mac: str | None) -> FdbEntry | None:

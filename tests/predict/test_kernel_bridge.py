@@ -15,6 +15,7 @@ from nettrace.predict import bridge as bridging
 from nettrace.predict import neigh, predict
 from nettrace.predict.world import View, World
 from nettrace.replay import read_case
+from tests.rules.build import ask, plain_lab
 
 CASES = Path(__file__).parents[2] / "fixtures" / "cases"
 
@@ -131,3 +132,17 @@ def test_arp_ignore_3_asks_for_an_address_of_any_device() -> None:
     asking = ip_address("172.17.0.2")
     assert neigh.arp_blocked(view, other, own, asking) is None
     assert neigh.arp_blocked(view, other, ip_address("172.17.9.9"), asking) is not None
+
+
+def test_without_forwarding_a_bridged_dnat_goes_up_and_ends_there() -> None:
+    """ip_route_input_slow gives an error route where forwarding is off: br_netfilter hands the frame to the stack."""
+    for forwarding, reason in (("1", None), ("0", Reason.FORWARDING_OFF)):
+        lab = plain_lab()
+        lab.host.chain("nat", "-A PREROUTING -d 198.51.100.7/32 -j DNAT --to-destination 172.17.0.3")
+        lab.host.sysctls.update(
+            {"net.bridge.bridge-nf-call-iptables": "1", "net.ipv4.ip_forward": forwarding}
+            | {f"net.ipv4.conf.{name}.forwarding": forwarding for name in ("all", "docker0")}
+        )
+        steps = predict(lab.snapshot(), ask(lab, "app", "198.51.100.7")).forward.steps
+        stops = [step.reason for step in steps if step.outcome is Outcome.DROP]
+        assert stops == ([reason] if reason is not None else [])
