@@ -107,16 +107,14 @@ class CompiledRule:
         self.doubts = doubts
         self.effect = effect
         self.inert = False
-        self.entries: dict[tuple[str, int], TrailEntry] | None = None
+        self.entries: dict[tuple[str, int], TrailEntry] = {}
 
     def entry(self, effect: str, level: int) -> TrailEntry:
         """Return the trail's word that this rule matched; the same object for the same event."""
-        key = (effect, level)
-        if self.entries is None:
-            self.entries = {}
-        found = self.entries.get(key)
+        entries = self.entries
+        found = entries.get((effect, level))
         if found is None:
-            found = self.entries[key] = TrailEntry(event="match", rule=self.ref, effect=effect, level=level)
+            found = entries[effect, level] = TrailEntry(event="match", rule=self.ref, effect=effect, level=level)
         return found
 
 
@@ -137,10 +135,9 @@ class CompiledChain:
 
     def entry(self, event: str, effect: str, level: int) -> TrailEntry:
         """Return the trail's word that this chain was entered, left, or its policy applied."""
-        key = (event, level)
-        found = self.entries.get(key)
+        found = self.entries.get((event, level))
         if found is None:
-            found = self.entries[key] = TrailEntry(event=event, rule=self.ref, effect=effect, level=level)
+            found = self.entries[event, level] = TrailEntry(event=event, rule=self.ref, effect=effect, level=level)
         return found
 
 

@@ -36,16 +36,21 @@ __all__ = ["MAX_DOUBTS", "evaluate_hook"]
 MAX_DOUBTS: Final = 200
 
 
+#: Hooks whose first chains may run before conntrack does, in the families that it tracks.
+_BEFORE_CONNTRACK: Final = frozenset({Hook.PREROUTING, Hook.OUTPUT})
+_INTERNET: Final = frozenset({"ip", "ip6"})
+
+
 def evaluate_hook(ruleset: Ruleset, hook: Hook, packet: Packet, tracking: Tracking, context: HookContext) -> HookResult:
     """Return what every chain of one hook does to a packet, in the kernel's order.
 
     `tracking` holds the state that conntrack will assign; rules that run before conntrack do not see it yet. The
     result is UNKNOWN only where a match that cannot be evaluated tips the verdict or the address translation.
     """
-    device = context.iif if hook == Hook.INGRESS else context.oif
-    program = compile_hook(ruleset, context.family, hook, device)
+    family = context.family
+    program = compile_hook(ruleset, family, hook, context.iif if hook == Hook.INGRESS else context.oif)
     skb = Skb(packet, tracking, context, hook)
-    if context.loopback or hook not in (Hook.PREROUTING, Hook.OUTPUT) or context.family not in ("ip", "ip6"):
+    if context.loopback or hook not in _BEFORE_CONNTRACK or family not in _INTERNET:
         skb.see_conntrack()
     end = _run(program, _Way(skb))
     if isinstance(end, _Leaf):
@@ -183,6 +188,9 @@ def _run_chain(program: HookProgram, way: _Way, step: Step) -> _Leaf | _Fork | N
     if base is None:
         return None
     before = _route_key(skb) if step.reroutes else None
+    if not base.rules and not frames:
+        trail.append(base.entry("enter", "", 0))
+        return _policy(way, base, before)
     if not frames:
         trail.append(base.entry("enter", "", 0))
         frames.append((base, 0))

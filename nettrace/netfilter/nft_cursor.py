@@ -6,6 +6,7 @@ expressions, nft_grammar statements and rules, nft_text tables.
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import Any, NoReturn, TypeAlias
 
@@ -44,7 +45,9 @@ class Cursor:
 
     def __init__(self, source: str, *, whole_rules: bool = False) -> None:
         self.source = source
-        self.stream = scan(source, whole_rules=whole_rules)
+        #: The plain rules that stand next, by where they start.
+        self.plain: dict[int, re.Match[str]] = {}
+        self.stream = scan(source, self.plain if whole_rules else None)
         self.tokens: list[Token] = []
         self.index = 0
         self._fill(0)

@@ -18,6 +18,7 @@ from nettrace.netfilter.nft_statements import RuleReader, SetReader
 from nettrace.netfilter.nft_types import BRIDGE_PRIORITIES, FAMILIES, PRIORITIES
 from nettrace.netfilter.ruleset import (
     Base,
+    ChainBuilder,
     Condition,
     Deferred,
     Expr,
@@ -87,8 +88,16 @@ def _opened(listed: dict[str, msgspec.Raw]) -> dict[str, Json]:
         except msgspec.ValidationError:
             return {"rule": msgspec.json.decode(raw)}
         plain = PlainJson.of(bytes(body.expr))
-        fields = {name: getattr(body, name) for name in ("family", "table", "chain", "handle", "comment")}
-        return {"rule": {**fields, "expr": plain if plain is not None else msgspec.json.decode(body.expr)}}
+        return {
+            "rule": {
+                "family": body.family,
+                "table": body.table,
+                "chain": body.chain,
+                "handle": body.handle,
+                "comment": body.comment,
+                "expr": plain if plain is not None else msgspec.json.decode(body.expr),
+            }
+        }
     return {kind: msgspec.json.decode(each) for kind, each in listed.items()}
 
 
@@ -117,28 +126,27 @@ _NUMBERS = {"ip": 4, "ip6": 6, "tcp": 6, "udp": 17}
 class _Plain(Deferred):
     """A rule of a plain form, kept as the JSON or the text that lists it."""
 
-    __slots__ = ("body", "family", "plain", "reader", "what")
+    __slots__ = ("body", "number", "plain", "reader")
 
-    def __init__(self, body: dict[str, Json], plain: PlainRule, reader: RuleReader, what: str, family: str) -> None:
+    def __init__(self, body: dict[str, Json], plain: PlainRule, reader: RuleReader, number: int) -> None:
         self.body = body
         self.plain = plain
         self.reader = reader
-        self.what = what
-        self.family = family
-        handle = body.get("handle")
-        self.handle = handle if isinstance(handle, int) else None
+        self.number = number
+        self.handle = body.get("handle")
         self.target = plain.target
 
     def read(self) -> tuple[tuple[Expr, ...], str, str, int | None]:
         """Return the expressions, the text, the comment, and the packets counted."""
         comment = self.body.get("comment")
         comment = comment if isinstance(comment, str) else ""
+        family = self.body["family"]
         try:
-            statements = self.plain.statements(self.family)
-            text = render_rule(statements, comment, family=self.family)
+            statements = self.plain.statements(family)
+            text = render_rule(statements, comment, family=family)
             return tuple(self.reader.read(statements)), text, comment, _packets(statements)
         except _MALFORMED as error:
-            raise _malformed(self.what) from error
+            raise _malformed(f"object {self.number} of the nft JSON (rule)") from error
 
     def conditions(self) -> tuple[Condition, ...]:
         """Return what the matches before any verdict ask for."""
@@ -180,13 +188,22 @@ class _Compiler:
             except _MALFORMED as error:
                 raise _malformed(f"object {number} of the nft JSON") from error
         readers: dict[tuple[str, str], RuleReader] = {}
+        plain_places: dict[tuple[str, str, str], tuple[ChainBuilder, RuleReader]] = {}
         for number, body in self.rules:
+            plain = body.get("expr")
+            if isinstance(plain, PlainRule):
+                found = plain_places.get((body["family"], body["table"], body["chain"]))
+                if found is not None:
+                    found[0].defer(_Plain(body, plain, found[1], number))
+                    continue
             key = self._place(number, "rule", body)
             reader = readers.get(key)
             if reader is None:
                 reader = readers[key] = RuleReader(key[0], self._sets(key))
             try:
-                self._rule(number, body, key, reader)
+                chain = self._rule(number, body, key, reader)
+                if isinstance(plain, PlainRule):
+                    plain_places[(*key, body["chain"])] = chain, reader
             except _MALFORMED as error:
                 raise _malformed(f"object {number} of the nft JSON (rule)") from error
         for key, sets in self.sets.items():
@@ -269,12 +286,12 @@ class _Compiler:
             order=self.order,
         )
 
-    def _rule(self, number: int, body: dict[str, Json], key: tuple[str, str], reader: RuleReader) -> None:
+    def _rule(self, number: int, body: dict[str, Json], key: tuple[str, str], reader: RuleReader) -> ChainBuilder:
         statements = body.get("expr", [])
         chain = self._table(key).chain(_word(number, "rule", body, "chain"))
         if isinstance(statements, PlainRule):
-            chain.defer(_Plain(body, statements, reader, f"object {number} of the nft JSON (rule)", key[0]))
-            return
+            chain.defer(_Plain(body, statements, reader, number))
+            return chain
         if not isinstance(statements, list):
             raise InputError(f"object {number} of the nft JSON (rule) has no list of statements; {_HINT}")
         comment, handle = body.get("comment"), body.get("handle")
@@ -286,6 +303,7 @@ class _Compiler:
             packets=_packets(statements),
             comment=comment if isinstance(comment, str) else "",
         )
+        return chain
 
 
 #: What a value of another type than libnftables-json(5) gives it leads to, deep in a statement.

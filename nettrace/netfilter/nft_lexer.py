@@ -63,18 +63,20 @@ def line_of(source: str, offset: int) -> int:
     return source.count("\n", 0, offset) + 1
 
 
-def scan(source: str, *, whole_rules: bool = False) -> Iterator[Token]:
+def scan(source: str, whole_rules: dict[int, re.Match[str]] | None = None) -> Iterator[Token]:
     """Cut the source into tokens, an END token last; raises InputError at a character that nft never prints.
 
-    With `whole_rules` a line that is one plain rule is one token.
+    With `whole_rules` a line that is one plain rule is one token; what was matched is left there by its start.
     """
     position = 0
     size = len(source)
     match = _TOKEN.match
     plain = _PLAIN_LINE.match
     while position < size:
-        if whole_rules and source[position] == "\t" and (line := plain(source, position)) is not None:
-            yield Token(RULE, line.group("rule"), *line.span("rule"))
+        if whole_rules is not None and source[position] == "\t" and (line := plain(source, position)) is not None:
+            start, end = line.span("rule")
+            whole_rules[start] = line
+            yield Token(RULE, line["rule"], start, end)
             position = line.end()
             continue
         found = match(source, position)

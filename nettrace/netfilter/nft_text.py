@@ -11,7 +11,7 @@ from __future__ import annotations
 from nettrace.netfilter.nft_cursor import SIZES, Json, UnknownWord, one_or_list
 from nettrace.netfilter.nft_grammar import CT_OBJECTS, Statements, stateless
 from nettrace.netfilter.nft_lexer import END, HANDLE, NEWLINE, NUMBER, PUNCT, RULE, STRING, WORD
-from nettrace.netfilter.nft_plain import PLAIN, PlainText
+from nettrace.netfilter.nft_plain import PlainText
 from nettrace.netfilter.nft_types import BRIDGE_PRIORITIES, FAMILIES, PRIORITIES, type_names
 
 __all__ = ["parse_rule", "parse_text"]
@@ -108,6 +108,9 @@ class _Parser(Statements):
         while not self.at("}"):
             if self.token.kind == RULE:
                 rules.append({"rule": self._plain_rule(table, name)})
+                if self.token.kind == NEWLINE and self.peek().kind in (RULE, PUNCT):
+                    self.advance()
+                    continue
             elif self.at("comment") and self.peek().kind == STRING:
                 self.advance()
                 body["comment"] = self.string()
@@ -126,9 +129,7 @@ class _Parser(Statements):
 
     def _plain_rule(self, table: str, chain: str) -> dict[str, Json]:
         token = self.advance()
-        found = PLAIN.match(self.source, token.start)
-        if found is None:
-            self.fail("unexpected", token)
+        found = self.plain.pop(token.start)
         body: dict[str, Json] = {"family": self.family, "table": table, "chain": chain}
         if found["handle"] is not None:
             body["handle"] = int(found["handle"])
