@@ -31,7 +31,6 @@ format: $(READY) ## Format the source
 
 bench: root system $(READY) ## Measure whole runs beside their yardsticks (root)
 	@$(PY) tests/bench/bench.py $(ARGS)
-	@$(PY) tests/bench/netfilter.py $(ARGS)
 
 oracle: root system $(READY) ## Let the kernel judge the model: N=500 random rulesets (root)
 	@$(PY) -m tests.oracle --cases $(N) $(ARGS)

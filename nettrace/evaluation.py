@@ -163,7 +163,9 @@ def _answer(results: list[HookResult], old: Packet, assumptions: list[str]) -> E
     verdict = verdicts[last.verdict]
     deciding = [each.decided_by for each in results if each.decided_by is not None]
     decider = last.decided_by if verdict != "accept" else (_accepting(results) or (deciding[-1] if deciding else None))
-    doubts = [f"{each.rule.text}: {each.reason}" for result in results for each in result.assumptions]
+    reasons = [(each.rule.text, each.reason) for result in results for each in result.assumptions]
+    untold = f"output interface {_NO_RULE_NAMES_IT}"
+    doubts = [f"{text}: {reason.replace(untold, 'the output interface')}" for text, reason in reasons]
     return Evaluation(
         verdict=verdict,
         decided_by=_decider(decider) if decider is not None and verdict != "unknown" else None,

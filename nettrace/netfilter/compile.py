@@ -7,7 +7,7 @@ False (the rule does not match), UNKNOWN, or a Ruling. What may follow from UNKN
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
 from nettrace.model.netfilter import Hook, RuleRef, TrailEntry
@@ -472,7 +472,7 @@ _UNREAD: Final = CompiledRule(RuleRef(backend="", family="", table="", chain="",
 class _Later:
     """The operation of a rule that is not read yet: it says no by a look at the text, else it reads the rule."""
 
-    __slots__ = ("at", "chain", "compiler", "conditions", "row", "rules")
+    __slots__ = ("asked", "at", "chain", "compiler", "conditions", "row", "rules")
 
     def __init__(self, compiler: _Compiler, row: Deferred, rules: Rules, at: int, chain: CompiledChain) -> None:
         self.compiler = compiler
@@ -481,11 +481,15 @@ class _Later:
         self.at = at
         self.chain = chain
         self.conditions: tuple[Condition, ...] | None = None
+        self.asked = False
 
     def __call__(self, s: Skb) -> Any:
-        conditions = self.conditions
+        conditions: Iterable[Condition] | None = self.conditions
         if conditions is None:
-            conditions = self.conditions = self.row.conditions()
+            # Asked once, as by `eval`, most say no at their first condition; asked again, all are kept.
+            conditions = self.row.conditions() if not self.asked else tuple(self.row.conditions())
+            self.conditions = conditions if isinstance(conditions, tuple) else None
+            self.asked = True
         for field, mask, value, negated in conditions:
             have = getattr(s, field)
             if have is not UNKNOWN and ((have if mask is None else have & mask) == value) is negated:

@@ -9,11 +9,12 @@ Source of the format: iptables-save(8), iptables/iptables-restore.c; hook priori
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from nettrace.errors import InputError
 from nettrace.model.netfilter import Hook
+from nettrace.netfilter.names import PROTOCOLS
 from nettrace.netfilter.ruleset import (
     AllOf,
     AnyOf,
@@ -31,10 +32,10 @@ from nettrace.netfilter.ruleset import (
     TableBuilder,
     UnknownMatch,
     UnknownStatement,
-    plain_network,
 )
 from nettrace.netfilter.xt_matches import MODULES, Module, Option, header
 from nettrace.netfilter.xt_targets import TARGETS, is_extension
+from nettrace.netfilter.xt_values import address_condition
 
 __all__ = ["MAX_BYTES", "fill_iptables", "parse_iptables_save", "split_words"]
 
@@ -121,11 +122,6 @@ _PLAIN = re.compile(
 #: Targets whose effect depends on nothing but the rule.
 _PLAIN_TARGETS = frozenset({"ACCEPT", "DROP", "RETURN", "REJECT", "LOG", "NFLOG"})
 
-#: A chain name that no rule can have: the rule's target is not plain.
-_ELSEWHERE = " "
-
-_PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "ipv6-icmp": 58, "icmpv6": 58, "sctp": 132}
-
 
 class _Plain(Deferred):
     """A rule of a plain form, kept as its line."""
@@ -156,22 +152,20 @@ class _Plain(Deferred):
         exprs, comment, counted = _Line(self.line, self.backend, self.version, self.chains, self.known).parse()
         return tuple(exprs), self.line, comment, self.packets if self.packets is not None else counted
 
-    def conditions(self) -> tuple[Condition, ...]:
-        """Return what the header of the rule asks for."""
+    def conditions(self) -> Iterator[Condition]:
+        """Yield what the header of the rule asks for."""
         found = _PLAIN(self.line)
         if found is None:
-            return ()
-        out: list[Condition] = []
+            return
         for key, field in (("i", "iif"), ("o", "oif")):
             name = found[key]
             if name is not None and name[-1] != "+":
-                out.append((field, None, name, found[f"not_{key}"] is not None))
-        if found["p"] is not None and (number := _PROTOCOLS.get(found["p"])) is not None:
-            out.append(("proto", 0xFF, number, found["not_p"] is not None))
+                yield field, None, name, found[f"not_{key}"] is not None
+        if (number := PROTOCOLS.get(found["p"] or "")) is not None and number != 0:
+            yield "proto", None, number, found["not_p"] is not None
         for key, field in (("s", "saddr"), ("d", "daddr")):
-            if found[key] is not None and (network := plain_network(found[key], self.version)) is not None:
-                out.append((field, *network, found[f"not_{key}"] is not None))
-        return tuple(out)
+            if found[key] is not None:
+                yield from address_condition(field, found[key], self.version, negated=found[f"not_{key}"] is not None)
 
     def outputs(self) -> list[str]:
         """Return the output device that the rule names."""
@@ -271,7 +265,9 @@ class _Reader:
         chains = self.chains
         for chain, line, packets, at in self.pending:
             plain = _PLAIN(line)
-            if plain is not None and (target := self._plain_target(plain)) is not _ELSEWHERE:
+            targets = self._plain_targets(plain) if plain is not None else None
+            if targets is not None:
+                target = next(iter(targets), None)
                 chain.defer(_Plain(line, packets, self.backend, self.version, chains, self.known, target))
                 continue
             try:
@@ -282,16 +278,16 @@ class _Reader:
         self.table = None
         self.pending = []
 
-    def _plain_target(self, plain: re.Match[str]) -> str | None:
-        """Return the chain that a plain rule leads to, None without one; _ELSEWHERE when it needs a closer look."""
+    def _plain_targets(self, plain: re.Match[str]) -> tuple[str, ...] | None:
+        """Return the chain that a plain rule leads to, if it leads to one; None when its target is not plain."""
         name = plain["target"]
         if name is None or (name in _PLAIN_TARGETS and plain["how"] == "-j"):
-            return None
+            return ()
         if name in TARGETS and plain["how"] == "-j":
-            return _ELSEWHERE
+            return None
         if plain["how"] == "-g" or (not plain["tail"] and (name in self.chains or not is_extension(name))):
-            return str(name)
-        return _ELSEWHERE
+            return (name,)
+        return None
 
     def _in_table(self, line: str, number: int) -> TableBuilder:
         if self.table is None:

@@ -6,6 +6,7 @@ understood is kept as unknown with the text that nft would print for it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import msgspec
@@ -25,8 +26,8 @@ from nettrace.netfilter.ruleset import (
     RulesetBuilder,
     Table,
     TableBuilder,
-    plain_network,
 )
+from nettrace.netfilter.xt_values import address_condition
 
 __all__ = ["parse"]
 
@@ -148,22 +149,18 @@ class _Plain(Deferred):
         except _MALFORMED as error:
             raise _malformed(f"object {self.number} of the nft JSON (rule)") from error
 
-    def conditions(self) -> tuple[Condition, ...]:
-        """Return what the matches before any verdict ask for."""
-        out: list[Condition] = []
+    def conditions(self) -> Iterator[Condition]:
+        """Yield what the matches before any verdict ask for."""
         for protocol, name, negated, value in self.plain.matches():
             field = _FIELDS[name]
             if protocol in ("ip", "ip6"):
-                out.append(("fam", None, _NUMBERS[protocol], False))
-                network = plain_network(value, _NUMBERS[protocol])
-                if network is not None:
-                    out.append((field, *network, negated))
+                yield "fam", None, _NUMBERS[protocol], False
+                yield from address_condition(field, value, _NUMBERS[protocol], negated=negated)
             elif protocol in ("tcp", "udp"):
-                out.append(("proto", None, _NUMBERS[protocol], False))
-                out.append((field, None, int(value), negated))
+                yield "proto", None, _NUMBERS[protocol], False
+                yield field, None, int(value), negated
             elif "*" not in value:
-                out.append((field, None, value, negated))
-        return tuple(out)
+                yield field, None, value, negated
 
     def outputs(self) -> list[str]:
         """Return the output devices that the rule names."""

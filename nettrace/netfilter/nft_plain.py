@@ -7,6 +7,7 @@ look at it tells whether it can match.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,20 +66,20 @@ _JSON_PARTS = re.compile(
 )
 
 
-class PlainRule:
+class PlainRule(ABC):
     """A plain rule, not read yet, without comment and handle. `target` is the chain that it leads to."""
 
     __slots__ = ("target",)
 
     target: str | None
 
+    @abstractmethod
     def matches(self) -> Iterator[tuple[str, str, bool, str]]:
         """Yield what the rule matches on: protocol (or "meta"), field, whether it is negated, and the value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def statements(self, family: str) -> list[Any]:
         """Return the statements as JSON; `family` is that of the table."""
-        raise NotImplementedError
 
 
 class PlainText(PlainRule):

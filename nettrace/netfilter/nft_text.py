@@ -108,9 +108,6 @@ class _Parser(Statements):
         while not self.at("}"):
             if self.token.kind == RULE:
                 rules.append({"rule": self._plain_rule(table, name)})
-                if self.token.kind == NEWLINE and self.peek().kind in (RULE, PUNCT):
-                    self.advance()
-                    continue
             elif self.at("comment") and self.peek().kind == STRING:
                 self.advance()
                 body["comment"] = self.string()

@@ -25,8 +25,8 @@ the match says NO, also when negated, as nft's NFT_BREAK does. Matches of iptabl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv6Address
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, overload
 
 import msgspec
@@ -444,36 +444,11 @@ class Rule(Model):
 
 
 #: What must hold for a rule to match, as far as a look at its text tells: the packet's field (of Skb), a mask for
-#: numbers (None for names), the value, and whether it must differ. A value of None never says no.
+#: numbers (None where the whole value counts), the value, and whether it must differ.
 Condition: TypeAlias = tuple[str, int | None, Any, bool]
 
 
-def plain_network(text: str, family: int) -> tuple[int, int] | None:
-    """Return the mask and the masked value of an address or CIDR of a family (4 or 6), None when it is none."""
-    address, slash, length = text.partition("/")
-    try:
-        if family == 4:
-            parts = address.split(".")
-            if len(parts) != 4 or not address.isascii():
-                return None
-            value = 0
-            for part in parts:
-                byte = int(part)
-                if byte > 255 or len(part) > 3 or (part[0] == "0" and part != "0"):
-                    return None
-                value = value << 8 | byte
-            bits = int(length) if slash else 32
-            mask = 0xFFFFFFFF << 32 - bits & 0xFFFFFFFF
-        else:
-            value = int(IPv6Address(address))
-            bits = int(length) if slash else 128
-            mask = (1 << 128) - (1 << 128 - bits)
-    except ValueError:
-        return None
-    return mask, value & mask
-
-
-class Deferred:
+class Deferred(ABC):
     """A rule of a plain form, read no further than needed: most rules of a long chain never see a packet.
 
     Only text that is known to be well formed is deferred, so reading it later cannot fail for its form. `target` is
@@ -485,17 +460,17 @@ class Deferred:
     handle: int | None
     target: str | None
 
+    @abstractmethod
     def read(self) -> tuple[tuple[Expr, ...], str, str, int | None]:
         """Return the expressions, the text, the comment, and the packets counted."""
-        raise NotImplementedError
 
-    def conditions(self) -> tuple[Condition, ...]:
-        """Return what is sure to keep the rule from matching; empty when a look at it tells nothing."""
-        raise NotImplementedError
+    @abstractmethod
+    def conditions(self) -> Iterator[Condition]:
+        """Yield what must hold for the rule to match, as far as a look at it tells."""
 
+    @abstractmethod
     def outputs(self) -> list[str]:
         """Return the output devices that the rule names, as it writes them."""
-        raise NotImplementedError
 
 
 class Rules(Sequence[Rule]):

@@ -6,7 +6,7 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from nettrace.netfilter.names import PROTOCOLS, SERVICES
-from nettrace.netfilter.ruleset import Item, Masked, Range, Wildcard
+from nettrace.netfilter.ruleset import Condition, Item, Masked, Range, Wildcard
 
 __all__ = ["addresses", "interface", "masked", "number", "port", "ports", "prefix", "protocol", "span", "unzone"]
 
@@ -62,6 +62,17 @@ def prefix(text: str, family: int) -> Item | None:
     if mask == 0:
         return None
     return Masked(value=int(address) & mask, mask=mask)
+
+
+def address_condition(field: str, text: str, family: int, *, negated: bool) -> tuple[Condition, ...]:
+    """Return what an address match asks of a field of the packet; nothing when the text is no address of the family."""
+    try:
+        item = prefix(text, family)
+    except ValueError:
+        return ()
+    if isinstance(item, Masked):
+        return ((field, item.mask, item.value, negated),)
+    return ((field, None, item, negated) if item is not None else (field, 0, 0, negated),)
 
 
 def unzone(text: str) -> str:

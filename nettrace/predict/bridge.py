@@ -114,8 +114,8 @@ def egress(
     if isinstance(owner, int):
         return Choice(text="the namespace behind a port was not read", needs=owner)
     if source is not None and spoke and dst_mac is not None and (entry is None or "sticky" not in entry.flags):
-        behind = _far_end(world, view, source)
-        if behind is not None and behind.mac == dst_mac and (source.port or BridgePort()).learning:
+        behind = world.far_end(view, source)
+        if behind is not None and behind[1].mac == dst_mac and (source.port or BridgePort()).learning:
             return _back(source, dst_mac, entry)
     learnt = spoke and owner is not None and (owner.port or BridgePort()).learning
     if learnt and owner is not None and (entry is None or "sticky" not in entry.flags):
@@ -174,13 +174,6 @@ def _back(source: Link, mac: str, entry: FdbEntry | None) -> Choice:
         text = f"{mac} is behind {source.name} itself, and hairpin is off there"
         return Choice(text=text, port=source, entry=entry, reason=Reason.PORT_NO_HAIRPIN)
     return Choice(text=f"back out of {source.name} (hairpin)", port=source, entry=entry)
-
-
-def _far_end(world: World, view: View, port: Link) -> Link | None:
-    """Return the other end of a port's veth pair, None when it has none that was read."""
-    inode = view.peer(port) if port.kind == "veth" else None
-    other = world.view(inode) if inode is not None else None
-    return other.links.get(port.peer_ifindex or 0) if other is not None else None
 
 
 def _owner_port(world: World, view: View, ports: list[Link], mac: str | None, dst: IPAddress) -> Link | int | None:

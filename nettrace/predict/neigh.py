@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from nettrace.model.base import IPAddress, Missing, Model, rows
 from nettrace.model.snapshot import Link, Neighbour
-from nettrace.predict.world import View, World
+from nettrace.predict.world import View, World, unread_text
 
 #: The entry of a vxlan device for every address that it has no entry for.
 _ALL = "00:00:00:00:00:00"
@@ -161,8 +161,8 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
         if held is not None and held.mac is not None and held.state not in ("FAILED", "INCOMPLETE"):
             return Resolution(how=Resolved.OWNER, mac=held.mac, entry=entry)
         if isinstance(world.views[tunnel.netns].ns.neighbours, Missing):
-            view = world.views[tunnel.netns]
-            return Resolution(how=Resolved.UNREAD, entry=entry, unread=f"the neighbours of {view.name} were not read")
+            unread = unread_text(world.views[tunnel.netns], "neighbours")
+            return Resolution(how=Resolved.UNREAD, entry=entry, unread=unread)
     missing = _unread(world, segment, address)
     if missing is not None:
         return Resolution(how=Resolved.UNREAD, entry=entry, unread=missing)
@@ -186,15 +186,8 @@ def _unread(world: World, segment: Segment, address: IPAddress) -> str | None:
             continue
         if owner is not None and owner[0].netns is not None and owner[0].netns != view.id:
             continue
-        return _missing_text(view)
+        return unread_text(view, "links" if isinstance(view.ns.links, Missing) else "addresses")
     return None
-
-
-def _missing_text(view: View) -> str:
-    for name, table in (("links", view.ns.links), ("addresses", view.ns.addresses)):
-        if isinstance(table, Missing):
-            return f"the {name} of {view.name} were not read: {table.reason}"
-    return f"{view.name} was not read"
 
 
 def _told_apart(world: World, address: IPAddress) -> bool:

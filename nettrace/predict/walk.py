@@ -33,7 +33,7 @@ from nettrace.predict import neigh, sockets
 from nettrace.predict import route as routing
 from nettrace.predict.hooks import Table, run_hook
 from nettrace.predict.segment import Places
-from nettrace.predict.world import View, World
+from nettrace.predict.world import View, World, unread_text
 
 #: More steps than any sane path has; a packet that takes more is in a loop.
 MAX_STEPS = 400
@@ -164,7 +164,7 @@ class _Walk:
             if last.kind is StepKind.LEAVE:
                 link = view.links[last.ifindex or 0]
                 if self.heard.tunnel is not None:
-                    packet = self._outer_reply(self.heard.tunnel, packet)
+                    packet = self._tunnelled(self.heard.tunnel, packet)
                 child = self._child(view, link, address=packet.dst)
                 # What a bridge let out under another's MAC comes back to that MAC, as to any host of that link.
                 sender = last.packet.src_mac if self.heard.tunnel is None else None
@@ -293,7 +293,7 @@ class _Walk:
         found = self._route(view, packet, "output", src=bound)
         source = bound or routing.choose_source(view, found, packet.dst)
         if source is None and isinstance(view.ns.addresses, Missing):
-            self._lost(view, "output", _unread(view, "addresses"), packet)
+            self._lost(view, "output", unread_text(view, "addresses"), packet)
         if source is None:
             self._stop(
                 self._step(
@@ -387,13 +387,13 @@ class _Walk:
     def _need_routes(self, view: View, stage: str, packet: Packet) -> None:
         """End the leg where the routes of a namespace were not read; without its policy rules, go on in doubt."""
         if isinstance(view.ns.routes, Missing):
-            self._lost(view, stage, _unread(view, "routes"), packet)
+            self._lost(view, stage, unread_text(view, "routes"), packet)
         self._need(view, "rules", stage, packet)
 
     def _need(self, view: View, section: str, stage: str, packet: Packet) -> None:
         """Go on in doubt where a decision depends on a table that was not read."""
         if isinstance(getattr(view.ns, section), Missing):
-            self._doubt(view, stage, _unread(view, section), packet)
+            self._doubt(view, stage, unread_text(view, section), packet)
 
     def _path_mtu(self, found: routing.Lookup, out: Link) -> int:
         return min(out.mtu, found.route.mtu) if found.route is not None and found.route.mtu else out.mtu
@@ -572,7 +572,7 @@ class _Walk:
         if info is None or (out.peer_nsid is not None and out.peer_netns is None):
             self._leave(view, out, packet, f"encapsulated by {out.name}")
         if isinstance(view.ns.fdb, Missing):
-            self._doubt(view, "egress", _unread(view, "fdb"), packet)
+            self._doubt(view, "egress", unread_text(view, "fdb"), packet)
         entry = _vtep(view, out, dst_mac)
         remote = entry.dst if entry is not None else info.group
         facts: dict[str, Any] = {
@@ -619,8 +619,8 @@ class _Walk:
             self._too_big(under, device, packet, limit - headers, "egress", local=False)
         self._local_output(under, outer, bound=info.local)
 
-    def _outer_reply(self, tunnel: _Tunnel, answer: Packet) -> Packet:
-        """Return the packet that brings an answer back through the tunnel."""
+    def _tunnelled(self, tunnel: _Tunnel, answer: Packet) -> Packet:
+        """Put an answer into the tunnel, and return the packet that brings it back."""
         outer = tunnel.outer
         local = outer.src
         if local.is_unspecified:
@@ -1106,7 +1106,7 @@ class _Walk:
         if mode == 2 and devices and addressed:
             return
         if mode == 2 and devices and isinstance(view.ns.addresses, Missing):
-            self._doubt(view, "stack", _unread(view, "addresses"), packet)
+            self._doubt(view, "stack", unread_text(view, "addresses"), packet)
             return
         towards = self._name(view, devices[0]) if devices else None
         self._stop(
@@ -1280,7 +1280,7 @@ class _Walk:
         }
         name = f"{family or ('ip' if packet.family == 4 else 'ip6')} {hook.upper()}"
         if isinstance(view.ns.netfilter, Missing):
-            self._doubt(view, stage, _unread(view, "netfilter"), packet)
+            self._doubt(view, stage, unread_text(view, "netfilter"), packet)
         if result.verdict is FilterVerdict.ACCEPT:
             if result.trail or result.nats or result.packet != packet:
                 nats = "; ".join(_nat_text(each) for each in result.nats)
@@ -1323,13 +1323,6 @@ def _vtep(view: View, out: Link, mac: str | None) -> FdbEntry | None:
     return next((each for each in own if each.mac == mac), None) or next(
         (each for each in own if each.mac == "00:00:00:00:00:00"), None
     )
-
-
-def _unread(view: View, section: str) -> str:
-    """Return the sentence that says which table of a namespace was not read, and why."""
-    table = getattr(view.ns, section)
-    what = {"netfilter": "netfilter rules", "rules": "policy rules", "fdb": "forwarding entries"}.get(section, section)
-    return f"the {what} of {view.name} were not read" + (f": {table.reason}" if isinstance(table, Missing) else "")
 
 
 def _asking(view: View, out: Link, address: IPAddress, packet: Packet) -> IPAddress:

@@ -143,6 +143,13 @@ class View:
         return self.id if link.peer_nsid is None else None
 
 
+def unread_text(view: View, section: str) -> str:
+    """Return the sentence that says which table of a namespace was not read, and why."""
+    table = getattr(view.ns, section)
+    what = {"netfilter": "netfilter rules", "rules": "policy rules", "fdb": "forwarding entries"}.get(section, section)
+    return f"the {what} of {view.name} were not read" + (f": {table.reason}" if isinstance(table, Missing) else "")
+
+
 class World:
     """Every namespace of a snapshot, and what engines meant with them."""
 
@@ -158,6 +165,13 @@ class World:
     def view(self, netns: int) -> View | None:
         """Return a namespace's view, None when it was not read."""
         return self.views.get(netns)
+
+    def far_end(self, view: View, link: Link) -> tuple[View, Link] | None:
+        """Return the other end of a veth pair (the parent of a macvlan), None when it was not read."""
+        inode = view.peer(link)
+        other = self.view(inode) if inode is not None else None
+        far = other.links.get(link.peer_ifindex or 0) if other is not None else None
+        return (other, far) if other is not None and far is not None else None
 
     def endpoints(self) -> Iterator[tuple[Container, Endpoint, Network | None]]:
         """Yield every attachment of a container to a network."""

@@ -95,9 +95,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def peer_of(self, view: View, link: Link) -> tuple[View, Link] | None:
         """Return the other end of a veth pair, when its namespace was read."""
-        other = self.view(view.peer(link))
-        far = other.links.get(link.peer_ifindex or 0) if other is not None else None
-        return (other, far) if other is not None and far is not None else None
+        return self.world.far_end(view, link)
 
     @cached_property
     def moved(self) -> tuple[tuple[int, RuleRef, int], ...]:

@@ -92,7 +92,7 @@ def _whole(tables: Iterable[Table]) -> None:
         for chain in table.chains.values():
             for row, rule in zip(list(chain.rules.rows), chain.rules, strict=True):
                 if isinstance(row, Deferred):
-                    row.conditions()
+                    list(row.conditions())
                     row.outputs()
                 assert rule.ref.text or not rule.exprs
 

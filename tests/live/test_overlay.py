@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+
+from tests.live.spaces import Spaces
 
 pytestmark = pytest.mark.live
 
 NEAR, FAR = "02:42:0a:00:09:02", "02:42:0a:00:09:03"
 
 
-class Overlay:
-    """Four namespaces: the host h, the overlay's o, the container c, and the far host r, which is its container too."""
-
-    def __init__(self) -> None:
-        self.prefix = f"nto{os.getpid()}"
-
-    def name(self, space: str) -> str:
-        return f"{self.prefix}-{space}"
-
-    def run(self, space: str, *commands: str) -> None:
-        for command in commands:
-            subprocess.run(["ip", "netns", "exec", self.name(space), *command.split()], check=True, capture_output=True)
-
-    def up(self) -> None:
-        for space in "hocr":
-            subprocess.run(["ip", "netns", "add", self.name(space)], check=True)
-            self.run(space, "ip link set lo up")
-        o, c, r = (self.name(space) for space in "ocr")
-        self.run(
+@pytest.fixture
+def overlay() -> Iterator[Spaces]:
+    """The host h, the overlay's hidden o, the container c, and the far host r, which is its container too."""
+    with Spaces("nto", "hocr") as made:
+        made.run(
             "h",
-            f"ip link add vh type veth peer name vr netns {r}",
+            "ip link add vh type veth peer name vr netns {r}",
             "ip addr add 192.0.2.1/24 dev vh",
             "ip link set vh up",
             "ip link add vxlan0 type vxlan id 4097 dstport 4789 proxy nolearning",
-            f"ip link set vxlan0 netns {o}",
+            "ip link set vxlan0 netns {o}",
         )
-        self.run(
+        made.run(
             "r",
             "ip addr add 192.0.2.2/24 dev vr",
             "ip link set vr up",
@@ -52,50 +35,24 @@ class Overlay:
             f"bridge fdb add {NEAR} dev vxlan0 dst 192.0.2.1",
             f"ip neigh add 10.0.9.2 lladdr {NEAR} dev vxlan0 nud permanent",
         )
-        self.run(
+        made.run(
             "o",
             "ip link add br0 mtu 1450 type bridge",
             "ip addr add 10.0.9.1/24 dev br0",
             "ip link set br0 up",
             "ip link set vxlan0 mtu 1450 master br0 up",
-            f"ip link add veth0 mtu 1450 type veth peer name eth0 netns {c}",
+            "ip link add veth0 mtu 1450 type veth peer name eth0 netns {c}",
             "ip link set veth0 master br0 up",
             f"bridge fdb add {FAR} dev vxlan0 dst 192.0.2.2 self permanent",
             f"ip neigh add 10.0.9.3 lladdr {FAR} dev vxlan0 nud permanent",
         )
-        self.run("c", f"ip link set eth0 address {NEAR} mtu 1450 up", "ip addr add 10.0.9.2/24 dev eth0")
-
-    def down(self) -> None:
-        for space in "hocr":
-            subprocess.run(["ip", "netns", "del", self.name(space)], check=False, capture_output=True)
-
-
-def ask(overlay: Overlay, *options: str) -> tuple[int, dict[str, Any]]:
-    """Ask on the host for the way from the container to the far one."""
-    nettrace = [sys.executable, "-m", "nettrace", "path", f"netns:{overlay.name('c')}", "10.0.9.3", "--json", *options]
-    entered = ["nsenter", f"--net=/run/netns/{overlay.name('h')}", *nettrace]
-    done = subprocess.run(entered, check=False, capture_output=True, text=True, timeout=60, env=_environment())
-    return done.returncode, json.loads(done.stdout)
-
-
-def _environment() -> dict[str, str]:
-    path = ":".join(["/usr/bin", os.environ.get("PATH", ""), "/usr/sbin"])
-    return {**os.environ, "PATH": path}
-
-
-@pytest.fixture
-def overlay() -> Iterator[Overlay]:
-    made = Overlay()
-    try:
-        made.up()
+        made.run("c", f"ip link set eth0 address {NEAR} mtu 1450 up", "ip addr add 10.0.9.2/24 dev eth0")
         yield made
-    finally:
-        made.down()
 
 
-def test_the_tunnel_is_walked_and_heard(overlay: Overlay) -> None:
+def test_the_tunnel_is_walked_and_heard(overlay: Spaces) -> None:
     for extra in ((), ("--predict",)):
-        code, answer = ask(overlay, *extra)
+        code, answer = overlay.path("h", "c", "10.0.9.3", *extra)
         assert (code, answer["outcome"]) == (0, "delivered"), answer
         hops = [(hop["direction"], hop["device"]) for hop in answer["hops"]]
         way = ["eth0", "veth0", "vxlan0", "vh"]
@@ -119,7 +76,7 @@ def test_the_tunnel_is_walked_and_heard(overlay: Overlay) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("extra", [(), ("--predict",)], ids=["probe", "model"])
 def test_a_fault_between_the_hosts(
-    overlay: Overlay,
+    overlay: Spaces,
     space: str,
     command: str,
     code: str,
@@ -129,7 +86,7 @@ def test_a_fault_between_the_hosts(
     extra: tuple[str, ...],
 ) -> None:
     overlay.run(space, command)
-    exit_code, answer = ask(overlay, *size, *extra)
+    exit_code, answer = overlay.path("h", "c", "10.0.9.3", *size, *extra)
     assert exit_code == 1
     found = (answer["findings"][0]["code"], answer["stop"]["direction"], answer["stop"]["segment"])
     assert found == (code, direction, segment)

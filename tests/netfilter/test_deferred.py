@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nettrace.errors import InputError
 from nettrace.model.flow import Packet
 from nettrace.model.netfilter import CtState, Hook, HookResult, Tracking
 from nettrace.model.snapshot import DumpFormat, NetfilterDump
@@ -140,11 +141,11 @@ def test_of_a_long_chain_few_rules_are_read(kind: str) -> None:
 
 def test_a_jump_that_leads_nowhere_is_refused_without_reading_the_rule() -> None:
     text = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -s 10.0.0.1/32 -j NOWHERE\nCOMMIT\n"
-    with pytest.raises(Exception, match="rule 1 of chain FORWARD jumps to chain NOWHERE"):
+    with pytest.raises(InputError, match="rule 1 of chain FORWARD jumps to chain NOWHERE"):
         load(DumpFormat.IPTABLES_SAVE, text)
 
 
 def test_plain_rules_that_call_in_a_circle_are_refused() -> None:
     text = "*filter\n:FORWARD ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n-A A -j B\n-A B -j A\nCOMMIT\n"
-    with pytest.raises(Exception, match="in a circle"):
+    with pytest.raises(InputError, match="in a circle"):
         load(DumpFormat.IPTABLES_SAVE, text)

@@ -64,22 +64,29 @@ def judge_all(one: Rig, cases: Iterable[Case], load: Loader, stop_after: int) ->
         before = len(report.differences)
         judge(one, case, load, report)
         if len(report.differences) > before:
-            report.differences[before] = f"shrunk: {shrunk(one, case, load)}"
+            smallest = shrunk(one, case, load)
+            if smallest is not None:
+                report.differences[before] = f"shrunk: {smallest}"
+            else:
+                report.differences[before] += "\n(it differs no more when it is judged again)"
         if len(report.differences) >= stop_after:
             break
     return report
 
 
-def shrunk(one: Rig, case: Case, load: Loader) -> str:
-    """Take rules and flows away for as long as the case still differs; return the last difference, described."""
+def shrunk(one: Rig, case: Case, load: Loader) -> str | None:
+    """Take rules and flows away for as long as the case still differs; return the last difference, described.
+
+    None when the case itself differs no more.
+    """
 
     def differs(candidate: Case) -> str | None:
         report = Report()
         judge(one, candidate, load, report)
         return report.differences[0] if report.differences else None
 
-    told = differs(case) or "differs no more when it is judged again"
-    smaller = True
+    told = differs(case)
+    smaller = told is not None
     while smaller:
         smaller = False
         for candidate in _smaller(case):
@@ -477,8 +484,9 @@ class _Judge:
     def _reject_problem(self, want: Outcome, rejects: list[wire.Sight]) -> str | None:
         sight = rejects[0]
         if want.reject == "tcp-reset":
-            if not sight.reset and sight.packet.dst == want.packet.dst:
-                return None  # OUTPUT refused the reset itself, and told whom it seems to come from
+            quoted = sight.quoted
+            if quoted is not None and (quoted.src, quoted.dst) == (want.packet.dst, want.packet.src):
+                return None  # the reset was made, and OUTPUT refused it: the error is about the reset
             return None if sight.reset else "was rejected otherwise"
         code = _REJECTS.get(want.reject)
         if want.reject == "time-exceeded":
