@@ -1,15 +1,20 @@
 """Put the model's way and the packets' way side by side, point by point, and find where the flow really ends.
 
-Pure: Trace × Observation × two Snapshots → Correlation. "Not seen" counts only at a capture that was proven open.
+Pure: Trace × Observation × Passings → Correlation. "Not seen" counts only at a capture that was proven open. Where the
+kernel itself says which rule dropped a packet, that stands, whatever the model holds of it.
 """
 
 from __future__ import annotations
 
+import msgspec
+
 from nettrace.model.base import Model
 from nettrace.model.flow import Packet, Proto
+from nettrace.model.netfilter import FilterVerdict, Hook, HookResult, Tracking
 from nettrace.model.observe import Blind, Observation, Open, Sighting, SightingKind, Way
 from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Reason, Segment, Step, StepKind, Trace
 from nettrace.model.verdict import Agreement, Basis, ObservedSight, PredictedSight
+from nettrace.testimony import Passing
 
 #: What kinds of sighting belong to which half of the conversation.
 KINDS = {
@@ -61,7 +66,7 @@ class Correlation(Model):
 
     `model_stands` is false when the wire contradicts the model. `errno` is what the kernel said when it refused to
     send. `errors` are ICMP errors about the probe, `resets` TCP resets, in order of sight. `lost` are the numbers of
-    the probes that were not answered although others were.
+    the probes that were not answered although others were. `told` are the kernel's reports.
     """
 
     passages: tuple[Passage, ...]
@@ -76,10 +81,14 @@ class Correlation(Model):
     resets: tuple[Sighting, ...] = ()
     arp_unanswered: tuple[Sighting, ...] = ()
     lost: tuple[int, ...] = ()
+    told: tuple[Passing, ...] = ()
 
 
-def correlate(trace: Trace, observation: Observation | None) -> Correlation:
-    """Compare a trace with what was observed; without an observation the model stands alone."""
+def correlate(trace: Trace, observation: Observation | None, told: tuple[Passing, ...] = ()) -> Correlation:
+    """Compare a trace with what was observed; without an observation the model stands alone.
+
+    `told` is what the kernel reported of the rules that the packets met.
+    """
     forward = _passages(trace.forward, observation)
     reply = _passages(trace.reply, observation, supposed=_reply_prospect(trace)) if trace.reply is not None else ()
     if observation is None:
@@ -97,6 +106,8 @@ def correlate(trace: Trace, observation: Observation | None) -> Correlation:
     arrived = _arrived(trace, forward)
     returned = _returned(trace, observation)
     blockers, stands = _observed_blockers(trace, forward, reply, arrived=arrived, returned=returned, errno=errno)
+    if not returned:
+        blockers, stands = _with_the_kernels_word(trace, blockers, stands, told, forward, reply, arrived=arrived)
     return Correlation(
         passages=(*forward, *reply),
         blockers=blockers,
@@ -110,6 +121,7 @@ def correlate(trace: Trace, observation: Observation | None) -> Correlation:
         resets=resets,
         arp_unanswered=_unanswered(trace, sightings),
         lost=_lost(observation) if returned else (),
+        told=told,
     )
 
 
@@ -380,6 +392,126 @@ def _observed_blockers(
         doubted = doubted or (missing_at is not None and _next_hop_is_open(passages[missing_at]))
         contradicted = contradicted or (lost_inside and not blind and not doubted and bool(passages))
     return tuple(blockers), not contradicted
+
+
+def _with_the_kernels_word(
+    trace: Trace,
+    blockers: tuple[Blocker, ...],
+    stands: bool,
+    told: tuple[Passing, ...],
+    forward: tuple[Passage, ...],
+    reply: tuple[Passage, ...],
+    *,
+    arrived: bool,
+) -> tuple[tuple[Blocker, ...], bool]:
+    """Correct the stops by the rule that the kernel says has dropped the packet, if it says one.
+
+    A drop that the wire has been past was a copy's (a frame flooded to several ports), and tells nothing.
+    """
+    for leg, passages in ((trace.forward, forward), (trace.reply, reply)):
+        if leg is None or (leg.direction is Direction.FORWARD and arrived):
+            continue
+        dropped = [each for each in told if each.verdict is FilterVerdict.DROP and each.direction is leg.direction]
+        for passing in dropped:
+            steps = (*leg.steps, *leg.beyond)
+            at = _hook_step(steps, passing)
+            if at is not None and _seen_behind(steps[at:], passages):
+                continue
+            return _told_blockers(trace, leg, at, passing, blockers, stands)
+    return blockers, stands
+
+
+def _hook_step(steps: tuple[Step, ...], passing: Passing) -> int | None:
+    """Return which of the model's steps a passing is: the same namespace and hook, best the one that it ends at."""
+    best: tuple[int, int] | None = None
+    for index, step in enumerate(steps):
+        if step.hook is None or step.netns != passing.netns or step.hook.hook is not passing.hook:
+            continue
+        same = (step.packet.src, step.packet.dst) == (passing.packet.src, passing.packet.dst)
+        decided = step.hook.decided_by
+        bridged = decided is not None and (decided.family == "bridge") == (passing.family == "bridge")
+        weight = 4 * (step.outcome is not Outcome.PASS) + 2 * same + bridged
+        if best is None or weight > best[0]:
+            best = (weight, index)
+    return best[1] if best is not None else None
+
+
+def _seen_behind(steps: tuple[Step, ...], passages: tuple[Passage, ...]) -> bool:
+    """Tell whether the wire shows the packet at a point that comes only after the first of these steps."""
+    behind = {step.point for step in steps[1:] if step.point is not None and step.point != steps[0].point}
+    return any(each.point in behind and each.observed is ObservedSight.SEEN for each in passages)
+
+
+def _told_blockers(
+    trace: Trace,
+    leg: Leg,
+    at: int | None,
+    passing: Passing,
+    blockers: tuple[Blocker, ...],
+    stands: bool,
+) -> tuple[tuple[Blocker, ...], bool]:
+    """Put the stop that the kernel reports first; what the model has before it was passed, what is behind it stays."""
+    steps = (*leg.steps, *leg.beyond)
+    known = steps[at] if at is not None else None
+    for blocker in blockers:
+        if blocker.direction is leg.direction and blocker.step is not None and _is_that(blocker.step, passing):
+            # The model has it right, at whichever of its steps; the packet was past all that it has before.
+            place = blockers.index(blocker)
+            agreed = msgspec.structs.replace(blocker, basis=Basis.BOTH)
+            return (agreed, *blockers[place + 1 :]), stands and place == 0
+    step = _told_step(trace, leg, known, passing)
+    places = [each.point for each in (steps[: at + 1] if at is not None else ()) if each.point is not None]
+    ahead = [each.point for each in (steps[at:] if at is not None else ()) if each.point is not None]
+    after = places[-1] if places else None
+    new = Blocker(
+        direction=leg.direction,
+        segment=step.segment,
+        basis=Basis.OBSERVED,
+        step=step,
+        after=after,
+        before=next((each for each in ahead if each != after), None),
+    )
+    behind = {id(each) for each in steps[at + 1 :]} if at is not None else set()
+    if leg.direction is Direction.FORWARD and trace.reply is not None:
+        behind |= {id(each) for each in (*trace.reply.steps, *trace.reply.beyond)}
+    kept = tuple(each for each in blockers if each.step is not None and id(each.step) in behind)
+    undecided = known is not None and known.outcome is Outcome.UNKNOWN
+    refuted = any(each.step is not None and each.step.outcome is Outcome.DROP for each in blockers if each not in kept)
+    return (new, *kept), undecided and not refuted
+
+
+def _is_that(step: Step, passing: Passing) -> bool:
+    """Tell whether a stop of the model is the one that the kernel reports, down to the rule."""
+    ref, told = step.hook.decided_by if step.hook is not None else None, passing.decided_by
+    if ref is None or told is None or step.netns != passing.netns or step.outcome is not Outcome.DROP:
+        return False
+    return (ref.family, ref.table, ref.chain, ref.index) == (told.family, told.table, told.chain, told.index)
+
+
+def _told_step(trace: Trace, leg: Leg, known: Step | None, passing: Passing) -> Step:
+    """Return the model's step as the kernel took it, or one of its own where the model has none."""
+    ref = passing.decided_by
+    hook = passing.hook if passing.hook is not None else Hook.FORWARD
+    last = passing.met[-1]
+    said = ref.text if ref is not None else f"{last.family} {last.table} {last.chain} {last.text}"
+    text = f"{hook.value}: the kernel reports that the packet was dropped by {said}"
+    if known is not None and known.hook is not None:
+        decided = msgspec.structs.replace(known.hook, verdict=FilterVerdict.DROP, decided_by=ref)
+        return msgspec.structs.replace(known, outcome=Outcome.DROP, reason=Reason.FILTERED, hook=decided, text=text)
+    ends = {trace.flow.src.netns: Segment.SOURCE, trace.flow.dst.netns: Segment.DESTINATION}
+    own = ends.get(passing.netns, Segment.HOST)
+    return Step(
+        kind=StepKind.HOOK,
+        netns=passing.netns,
+        segment=own,
+        text=text,
+        packet=passing.packet,
+        outcome=Outcome.DROP,
+        reason=Reason.FILTERED,
+        hook=HookResult(
+            hook=hook, verdict=FilterVerdict.DROP, packet=passing.packet, tracking=Tracking(), decided_by=ref
+        ),
+    )
 
 
 def _behind_all_points(blocker: Blocker, trace: Trace) -> bool:

@@ -17,6 +17,7 @@ from nettrace.model.observe import Blind, SightingKind
 from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Trace
 from nettrace.model.verdict import (
     Basis,
+    Evidence,
     Finding,
     FlowEndView,
     FlowView,
@@ -39,6 +40,7 @@ from nettrace.predict import predict
 from nettrace.rules import RULES
 from nettrace.rules.base import Fired, Hit, Rule, Unknown
 from nettrace.rules.case import Case
+from nettrace.rules.kernel_facts import kernel_evidence, kernel_gaps, kernel_lines
 
 _ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
 
@@ -66,7 +68,7 @@ def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
         outcome=outcome,
         flow=_flow_view(case),
         stop=stop,
-        hops=tuple(_hop(case, each) for each in case.correlation.passages),
+        hops=_hops(case),
         findings=findings,
         gaps=_gaps(case, outcome),
         assumptions=tuple(f"{each.rule.text}: {each.reason}" for each in case.trace.assumptions),
@@ -235,7 +237,14 @@ def _around(case: Case, blocker: Blocker, direction: Direction) -> tuple[str | N
     return (seen[-1] if seen else None), (missed[0] if missed else blocker.before)
 
 
-def _hop(case: Case, passage: Passage) -> Hop:
+def _hops(case: Case) -> tuple[Hop, ...]:
+    """Return the points in travel order, with the decisions that led to each, and the rules that the kernel names."""
+    passages = case.correlation.passages
+    lines = kernel_lines(case, passages)
+    return tuple(_hop(case, passage, lines[index]) for index, passage in enumerate(passages))
+
+
+def _hop(case: Case, passage: Passage, steps: tuple[str, ...]) -> Hop:
     point = case.trace.point(passage.point)
     packet = passage.sighting.packet if passage.sighting is not None else passage.expected
     shown = (
@@ -261,7 +270,7 @@ def _hop(case: Case, passage: Passage) -> Hop:
         agreement=passage.agreement,
         packet=shown,
         at_ns=passage.sighting.at_ns if passage.sighting is not None else None,
-        steps=tuple(step.text for step in passage.steps),
+        steps=steps,
     )
 
 
@@ -270,6 +279,9 @@ def _hop(case: Case, passage: Passage) -> Hop:
 
 def _finding(case: Case, each: _Ranked, causes: list[_Ranked]) -> Finding:
     hit = each.hit
+    said: tuple[Evidence, ...] = ()
+    if hit.blocker is not None:
+        said = kernel_evidence(case, hit.blocker, first=each.position == 0, known=hit.evidence)
     return Finding(
         code=each.rule.code,
         severity=each.severity,
@@ -277,7 +289,7 @@ def _finding(case: Case, each: _Ranked, causes: list[_Ranked]) -> Finding:
         explanation=hit.explanation,
         basis=hit.basis,
         at=hit.at,
-        evidence=hit.evidence,
+        evidence=(*hit.evidence, *said),
         remedy=Remedy(summary=hit.mend.summary, commands=hit.mend.commands, verified=_verify(case, each, causes)),
     )
 
@@ -318,6 +330,8 @@ def _gaps(case: Case, outcome: Result) -> tuple[GapView, ...]:
         if isinstance(capture, Blind):
             view = GapView(section="capture", netns=capture.point, reason=capture.reason)
             gaps["capture", capture.point, capture.reason] = view
+    for view in kernel_gaps(case):
+        gaps[view.section, view.netns, view.reason] = view
     if case.correlation.lost:
         view = _losses(case)
         gaps[view.section, view.netns, view.reason] = view

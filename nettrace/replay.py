@@ -25,6 +25,7 @@ from nettrace.model.snapshot import Snapshot
 from nettrace.model.verdict import Timing, Verdict
 from nettrace.predict import predict
 from nettrace.rules.case import Case
+from nettrace.testimony import Passing, passings
 
 M = TypeVar("M")
 
@@ -115,12 +116,17 @@ def diagnose_again(recorded: Recorded) -> tuple[Verdict, Trace]:
     """Return the verdict of a recorded case, and the trace it stands on."""
     flow = recorded.run.flow
     trace = predict(recorded.before, flow)
+    told: tuple[Passing, ...] = ()
+    if recorded.observation is not None:
+        told = passings(
+            recorded.observation.testimony, recorded.before, *([recorded.after] if recorded.after is not None else [])
+        )
     case = Case(
         flow=flow,
         before=recorded.before,
         after=recorded.after,
         trace=trace,
-        correlation=correlate(trace, recorded.observation),
+        correlation=correlate(trace, recorded.observation, told),
         observation=recorded.observation,
     )
     timing = Timing(total_s=0.0, collect_s=0.0, probe_s=0.0)

@@ -16,7 +16,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from nettrace.errors import NamespaceGone
-from nettrace.model.observe import Blind, Frame, Observation, Open, Sent, Sighting
+from nettrace.model.observe import Blind, Frame, Observation, Open, Sent, Sighting, Silence, Testimony
 from nettrace.netns import Netns, run_in
 from nettrace.wire.build import build_answer, build_frame, build_neighbour_request, build_probe, foreign_twin
 from nettrace.wire.filter import Instruction, capture_filter
@@ -33,6 +33,7 @@ from probes.run import (
     Armed,
     ArmFailed,
     Command,
+    Dropped,
     Event,
     Finish,
     Heard,
@@ -43,6 +44,9 @@ from probes.run import (
     Taken,
     Tick,
 )
+from probes.witness.drops import Drops
+from probes.witness.nftrace import RuleTrace
+from probes.witness.session import Witnesses
 
 __all__ = ["run_probe"]
 
@@ -94,6 +98,7 @@ class _Driver:
         self.token: RunToken = plan.token
         self.injector: Injector | None = None
         self.captures: dict[str, Capture] = {}
+        self.witnesses: Witnesses | None = None
         self.blind: dict[str, str] = {each.point: each.reason for each in plan.unheard}
         self.sent: list[Sent] = []
         self.heard: list[tuple[Frame, Sighting | None]] = []
@@ -113,11 +118,16 @@ class _Driver:
         started_ns = time.time_ns()
         if self.plan.injection is not None:
             self._open_source(self.plan.injection)
+        if self.plan.kernel_trace and self.injector is not None and self.injector.refusal is None:
+            self._open_witnesses()
         self._feed([Start(at_s=time.monotonic())])
         while self.finish is None:
             self._wait()
         self._drain(self.captures.values(), feed=False)
-        return self._observation(started_ns)
+        ended_ns = time.time_ns()
+        if self.witnesses is not None:
+            self.witnesses.finish()
+        return self._observation(started_ns, ended_ns)
 
     # -- before ------------------------------------------------------------------------------------------------
 
@@ -134,6 +144,14 @@ class _Driver:
         self.token = self.injector.token
         if self.injector.refusal is None:
             self.injector.packet(0)
+
+    def _open_witnesses(self) -> None:
+        """Ask the kernel to report what it does with the probes, in the thread that sends them."""
+        self.witnesses = Witnesses(self.plan.watches, self.namespaces, self.token)
+        self.stack.callback(self.witnesses.close)
+        self.witnesses.open()
+        for source in self.witnesses.sources():
+            self.selector.register(source, selectors.EVENT_READ, source)
 
     def _arm(self, points: Sequence[str]) -> list[Event]:
         """Open the captures, with one visit to each namespace."""
@@ -258,10 +276,17 @@ class _Driver:
             self.meanwhile = None
         timeout = None if self.deadline_s is None else max(0.0, self.deadline_s - time.monotonic())
         ready = self.selector.select(timeout)
-        self._drain([self.captures[key.data] for key, _mask in ready], feed=True)
+        self._drain([self.captures[key.data] for key, _mask in ready if isinstance(key.data, str)], feed=True)
+        self._hear_witnesses([key.data for key, _mask in ready if not isinstance(key.data, str)])
         now = time.monotonic()
         if self.finish is None and self.deadline_s is not None and now >= self.deadline_s:
             self._feed([Tick(at_s=now)])
+
+    def _hear_witnesses(self, sources: Iterable[RuleTrace | Drops]) -> None:
+        """Take what the kernel says; after the captures, so that what was seen before it is known."""
+        for source in sources:
+            if self.witnesses is not None and self.witnesses.hear(source) and self.finish is None:
+                self._feed([Dropped(at_s=time.monotonic())])
 
     def _drain(self, captures: Iterable[Capture], *, feed: bool) -> None:
         for capture in captures:
@@ -287,7 +312,7 @@ class _Driver:
 
     # -- after -------------------------------------------------------------------------------------------------
 
-    def _observation(self, started_ns: int) -> Observation:
+    def _observation(self, started_ns: int, ended_ns: int) -> Observation:
         self.heard.sort(key=lambda each: each[0].at_ns)
         sightings = [
             replace(sighting, frame=at) for at, (_frame, sighting) in enumerate(self.heard) if sighting is not None
@@ -301,10 +326,19 @@ class _Driver:
             frames=tuple(frame for frame, _sighting in self.heard),
             timed_out=self.finish is not None and self.finish.timed_out,
             started_ns=started_ns,
-            ended_ns=time.time_ns(),
+            ended_ns=ended_ns,
             secret=self.token.secret,
             sports=self.token.sports,
+            testimony=self._testimony(),
         )
+
+    def _testimony(self) -> Testimony:
+        if self.witnesses is not None:
+            return self.witnesses.testimony()
+        if not self.plan.kernel_trace:
+            silence = Silence(witness="kernel-trace", reason="--no-kernel-trace: the kernel was not asked what it did")
+            return Testimony(silences=(silence,))
+        return Testimony()
 
     def _points(self) -> list[str]:
         return [each.point for each in self.plan.captures] + [each.point for each in self.plan.unheard]

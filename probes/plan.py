@@ -6,20 +6,21 @@ Pure: reads the Trace and the Snapshot, and nothing else.
 from __future__ import annotations
 
 from nettrace.errors import UsageError
-from nettrace.model.base import IPAddress, Model, rows
+from nettrace.model.base import IPAddress, Missing, Model, rows
 from nettrace.model.flow import HEADER_BYTES, Proto
 from nettrace.model.observe import Blind
 from nettrace.model.path import Leg, LegEnd, Outcome, Reason, Role, Step, StepKind, Trace
-from nettrace.model.snapshot import Snapshot
+from nettrace.model.snapshot import DumpFormat, Snapshot
 from nettrace.wire.link import ETHERNET
 from nettrace.wire.token import MAX_PROBES, VXLAN_PORTS, RunToken, make_token
 from probes.points import CaptureSpec, capture_spec
+from probes.witness.session import Watch
 
 __all__ = ["Ask", "Expectation", "Injection", "ProbePlan", "plan_probe"]
 
 #: Delivery inside one host is done before sendto(2) returns or a moment later; this long after the last sighting,
 #: nothing more comes.
-IN_HOST_SETTLE_S = 0.06
+IN_HOST_SETTLE_S = 0.045
 #: A neighbour beyond the egress device answers at the speed of its link and of its own load.
 NEIGHBOUR_SETTLE_S = 0.3
 #: How long an answer from beyond the host is waited for that nobody can route back here, unless somebody beyond
@@ -55,7 +56,9 @@ class Expectation(Model):
     `forward` and `reply` are the points where the probe and its reply pass, in travel order. `home` are the points
     where a reply, an ICMP error or a reset has come back to the source. `settles` is true when the model lets the
     packet (or its reply) end inside this host, so that silence of the other points is an answer after `settle_s`.
-    `neighbour` is the next hop that the model expects not to answer; it must be heard being asked for first.
+    `neighbour` is the next hop that the model expects not to answer; it must be heard being asked for first. `inside`
+    is true when the destination is in this host, so that its answer is as quick as the probe. `stops` is true when the
+    model has the packet, or its reply, thrown away inside this host.
     """
 
     forward: tuple[str, ...] = ()
@@ -65,6 +68,8 @@ class Expectation(Model):
     settles: bool = False
     settle_s: float = IN_HOST_SETTLE_S
     neighbour: IPAddress | None = None
+    inside: bool = False
+    stops: bool = False
 
 
 class Ask(Model):
@@ -83,6 +88,8 @@ class ProbePlan(Model):
 
     `neighbours` are the addresses whose ARP and NDP tells something about this flow. `asks` are next hops that the
     kernel does not ask for, since a static entry tells it where they are: whether it is right, only they can say.
+    `watches` are the namespaces whose rules are traced; without `kernel_trace` the kernel is not asked to report
+    anything.
     """
 
     token: RunToken
@@ -91,15 +98,26 @@ class ProbePlan(Model):
     unheard: tuple[Blind, ...] = ()
     neighbours: tuple[IPAddress, ...] = ()
     asks: tuple[Ask, ...] = ()
+    watches: tuple[Watch, ...] = ()
+    kernel_trace: bool = True
     expectation: Expectation = Expectation()
     timeout_s: float = 1.0
 
 
-def plan_probe(trace: Trace, snapshot: Snapshot, *, count: int = 1, timeout_s: float = 1.0, token: bytes) -> ProbePlan:
+def plan_probe(
+    trace: Trace,
+    snapshot: Snapshot,
+    *,
+    count: int = 1,
+    timeout_s: float = 1.0,
+    kernel_trace: bool = True,
+    token: bytes,
+) -> ProbePlan:
     """Return the probe that checks a prediction: captures at every point of both legs, and one injection.
 
-    `token` is 8 random bytes. `timeout_s` is the longest wait for an answer after the last probe, in seconds. Raises
-    UsageError when the flow lacks a port that its protocol needs, or the count or the size is impossible.
+    Without `kernel_trace` the kernel is not asked to report rules and drops. `token` is 8 random bytes. `timeout_s` is
+    the longest wait for an answer after the last probe, in seconds. Raises UsageError when the flow lacks a port that
+    its protocol needs, or the count or the size is impossible.
     """
     if not 1 <= count <= MAX_PROBES:
         raise UsageError(f"--count must be between 1 and {MAX_PROBES}")
@@ -126,6 +144,8 @@ def plan_probe(trace: Trace, snapshot: Snapshot, *, count: int = 1, timeout_s: f
         unheard=tuple(unheard),
         neighbours=_neighbours(trace),
         asks=_asks(trace, snapshot),
+        watches=_watches(trace, snapshot) if kernel_trace else (),
+        kernel_trace=kernel_trace,
         expectation=_expectation(trace),
         timeout_s=timeout_s,
     )
@@ -161,6 +181,22 @@ def _neighbours(trace: Trace) -> tuple[IPAddress, ...]:
             found.append(step.next_hop)
     wanted = {each for each in found if not (each.is_unspecified or each.is_loopback or each.is_multicast)}
     return tuple(sorted(wanted, key=lambda each: (each.version, int(each))))
+
+
+def _watches(trace: Trace, snapshot: Snapshot) -> tuple[Watch, ...]:
+    """The namespaces on the way that hold nftables rules, or may: where there are none, there is nothing to trace."""
+    bridging = {step.netns for step in _steps(trace) if step.kind is StepKind.BRIDGE}
+    on_the_way = dict.fromkeys([step.netns for step in _steps(trace)] + [point.netns for point in trace.points])
+    watches = []
+    for netns in on_the_way:
+        namespace = snapshot.namespace(netns)
+        if namespace is None:
+            continue
+        dumps = [each for each in rows(namespace.netfilter) if each.backend == "nft"]
+        if dumps or isinstance(namespace.netfilter, Missing):
+            listed = any(each.format is DumpFormat.NFT_JSON for each in dumps)
+            watches.append(Watch(netns=netns, bridge=netns in bridging, order=not listed))
+    return tuple(watches)
 
 
 def _asks(trace: Trace, snapshot: Snapshot) -> tuple[Ask, ...]:
@@ -246,6 +282,8 @@ def _expectation(trace: Trace) -> Expectation:
         settles=stop is not None or unrouted or _answers_nothing(trace),
         settle_s=settle_s,
         neighbour=neighbour,
+        inside=trace.flow.dst.netns is not None,
+        stops=stop is not None,
     )
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "ArmFailed",
     "Armed",
     "Command",
+    "Dropped",
     "Event",
     "Finish",
     "Heard",
@@ -68,6 +69,12 @@ class Heard(Model):
     at_s: float
 
 
+class Dropped(Model):
+    """The kernel said that a packet was thrown away, and all that points to it is one of ours."""
+
+    at_s: float
+
+
 class Tick(Model):
     """The timer ran out."""
 
@@ -98,8 +105,14 @@ class Finish(Model):
     timed_out: bool
 
 
-Event: TypeAlias = Start | Armed | ArmFailed | Taken | Heard | Tick
+Event: TypeAlias = Start | Armed | ArmFailed | Taken | Heard | Dropped | Tick
 Command: TypeAlias = Arm | Inject | SetTimer | Finish
+
+#: After the kernel's word that it dropped a packet, this long is listened for what goes on all the same.
+DROP_SETTLE_S = 0.02
+#: Of several probes some were answered: the others are waited for a few round trips, but no shorter than this.
+LEAST_WAIT_S = 0.2
+RTT_FACTOR = 5
 
 _ASKED = (SightingKind.ARP_REQUEST, SightingKind.NDP_SOLICIT)
 _TOLD = (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
@@ -118,12 +131,15 @@ class ProbeRun:
         self._deaf: set[str] = {each.point for each in plan.unheard}
         self._sent = 0
         self._sent_at = 0.0
+        self._taken_at: dict[int, float] = {}
         self._decided: set[int] = set()
         self._forward: dict[int, set[str]] = {}
         self._reply: dict[int, set[str]] = {}
         self._last_heard = 0.0
         self._asked_at: float | None = None
         self._contradicted = False
+        self._dropped_at: float | None = None
+        self._rtt: float = 0.0
         self._finished = False
 
     def handle(self, event: Event) -> list[Command]:
@@ -142,6 +158,9 @@ class ProbeRun:
                 return self._take(event)
             case Heard():
                 return self._hear(event)
+            case Dropped():
+                self._dropped_at = event.at_s
+                return self._next(event.at_s)
             case Tick():
                 return self._tick(event)
             case _:
@@ -168,7 +187,7 @@ class ProbeRun:
 
     def _take(self, event: Taken) -> list[Command]:
         self._sent = event.nonce + 1
-        self._sent_at = event.at_s
+        self._sent_at = self._taken_at[event.nonce] = event.at_s
         self._last_heard = max(self._last_heard, event.at_s)
         if event.errno is not None:
             self._decided.add(event.nonce)
@@ -192,6 +211,7 @@ class ProbeRun:
         came_back = kind is not SightingKind.PROBE and event.parsed.packet.icmp_type != _REDIRECT
         if came_back and event.way is Way.IN and event.point in self._expect.home:
             self._decided.add(nonce)
+            self._rtt = max(self._rtt, event.at_s - self._taken_at.get(nonce, event.at_s))
         return self._next(event.at_s)
 
     def _tick(self, event: Tick) -> list[Command]:
@@ -218,8 +238,40 @@ class ProbeRun:
         return self._sent_at + spacing
 
     def _deadline_s(self) -> float:
-        deadline = self._sent_at + self._plan.timeout_s
-        return min(deadline, self._last_heard + self._expect.settle_s) if self._silence_answers() else deadline
+        deadline = self._sent_at + self._wait_s()
+        if self._silence_answers():
+            deadline = min(deadline, self._last_heard + self._expect.settle_s)
+        if self._dropped_at is not None and self._something_is_missing():
+            # The kernel's word takes the place of silence, once nothing moves any more. Where the model has said the
+            # same, there is nothing left to wait for.
+            quiet_s = 0.0 if self._expect.stops and self._silence_answers() else DROP_SETTLE_S
+            deadline = min(deadline, max(self._dropped_at, self._last_heard) + quiet_s)
+        return deadline
+
+    def _wait_s(self) -> float:
+        """How long an answer is waited for: once answers came, a few times as long as they took."""
+        if not self._rtt:
+            return self._plan.timeout_s
+        return min(self._plan.timeout_s, max(LEAST_WAIT_S, RTT_FACTOR * self._rtt))
+
+    def _something_is_missing(self) -> bool:
+        """Tell whether a probe without an answer is missing where the model expects it inside this host.
+
+        The kernel also drops copies (frames flooded to other ports of a bridge); what is everywhere it should be, and
+        now in somebody else's hands, was none.
+        """
+        expect = self._expect
+        forward, reply = set(expect.forward) - self._deaf, set(expect.reply) - self._deaf
+        for nonce in range(self._count):
+            if nonce in self._decided:
+                continue
+            heard, back = self._forward.get(nonce, set()), self._reply.get(nonce, set())
+            if not forward <= heard:
+                return True
+            if (back or expect.inside) and not (reply and reply <= back):
+                return True
+        # The model lets the packet no further than this.
+        return expect.stops
 
     def _silence_answers(self) -> bool:
         """Tell whether all that the model expects was heard, nothing that contradicts it, and no more is to come."""

@@ -16,7 +16,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 VOCABULARY = ("nettrace.model", "nettrace.errors", "nettrace._version")
-ENGINE = ("nettrace.netfilter", "nettrace.predict", "nettrace.correlate", "nettrace.rules", "nettrace.diagnose")
+ENGINE = (
+    "nettrace.netfilter",
+    "nettrace.predict",
+    "nettrace.testimony",
+    "nettrace.correlate",
+    "nettrace.rules",
+    "nettrace.diagnose",
+)
 
 #: Each part of the house to what it may import besides itself; the longest name that fits a module is its part.
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -27,8 +34,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nettrace.netns": ("nettrace.errors",),
     "nettrace.netfilter": VOCABULARY,
     "nettrace.predict": (*VOCABULARY, "nettrace.netfilter"),
-    "nettrace.correlate": VOCABULARY,
-    "nettrace.rules": (*VOCABULARY, "nettrace.netfilter", "nettrace.predict", "nettrace.correlate"),
+    "nettrace.testimony": (*VOCABULARY, "nettrace.netfilter", "nettrace.predict"),
+    "nettrace.correlate": (*VOCABULARY, "nettrace.testimony"),
+    "nettrace.rules": (
+        *VOCABULARY,
+        "nettrace.netfilter",
+        "nettrace.predict",
+        "nettrace.testimony",
+        "nettrace.correlate",
+    ),
     "nettrace.diagnose": (*VOCABULARY, *ENGINE),
     "nettrace.evaluation": (*VOCABULARY, "nettrace.netfilter", "nettrace.predict"),
     "nettrace.render": VOCABULARY,

@@ -21,6 +21,7 @@ __all__ = [
     "parse_port_vlans",
     "parse_qdisc",
     "read_links",
+    "read_queue_drops",
 ]
 
 RTM_GETLINK = 18
@@ -356,6 +357,18 @@ def read_traffic_control(channel: Channel) -> dict[int, tuple[str, ...]]:
             lines = [parse_filter(each, block) for each in channel.dump(RTM_GETTFILTER, body)]
             found[ifindex] += [line for line in lines if line is not None]
     return {ifindex: tuple(lines) for ifindex, lines in found.items()}
+
+
+def read_queue_drops(channel: Channel) -> dict[str, int]:
+    """Return what the queues of devices have thrown away, as counters: "qdisc.<ifindex>.<kind>.drops", where not 0."""
+    found: dict[str, int] = {}
+    for message in channel.dump(RTM_GETQDISC, struct.pack("=BxxxiIII", 0, 0, 0, 0, 0)):
+        ifindex, kind, text = parse_qdisc(message)
+        drops = int(text.rpartition(" dropped ")[2]) if " dropped " in text else 0
+        if drops:
+            name = f"qdisc.{ifindex}.{kind}.drops"
+            found[name] = found.get(name, 0) + drops
+    return found
 
 
 def parse_qdisc(message: bytes) -> tuple[int, str, str]:

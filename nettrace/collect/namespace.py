@@ -8,7 +8,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from nettrace.collect.conntrack import read_conntrack
-from nettrace.collect.links import read_links
+from nettrace.collect.links import read_links, read_queue_drops
 from nettrace.collect.netfilter import Listing
 from nettrace.collect.netlink import Channel
 from nettrace.collect.proc import read_counters, read_sysctls
@@ -110,7 +110,7 @@ def read_namespace(
                 sockets=visit.table("sockets", lambda: read_sockets(ns)),
                 conntrack=visit.conntrack(),
                 sysctls=visit.values("sysctls", lambda: read_sysctls() | device_sysctls),
-                counters=visit.values("counters", read_counters),
+                counters=visit.values("counters", lambda: read_counters() | read_queue_drops(channel)),
                 netfilter=listing.result(),
             )
         finally:
@@ -138,7 +138,7 @@ def read_again(
                 links=visit.table("links", lambda: read_links(channel)[0]),
                 neighbours=visit.table("neighbours", lambda: read_neighbours(channel)),
                 conntrack=visit.conntrack(),
-                counters=visit.values("counters", read_counters),
+                counters=visit.values("counters", lambda: read_counters() | read_queue_drops(channel)),
                 netfilter=listing.result(),
             )
         finally:

@@ -14,8 +14,11 @@ __all__ = [
     "module_available",
     "parse_cache_stat",
     "parse_conntrack_stat",
+    "parse_nfqueue",
     "parse_snmp",
     "parse_snmp6",
+    "parse_softnet",
+    "parse_xfrm",
     "read_counters",
     "read_sysctls",
     "read_text",
@@ -116,6 +119,9 @@ def read_counters() -> dict[str, int]:
         ("stat/nf_conntrack", parse_conntrack_stat),
         ("stat/arp_cache", lambda text: parse_cache_stat(text, "arp_cache")),
         ("stat/ndisc_cache", lambda text: parse_cache_stat(text, "ndisc_cache")),
+        ("softnet_stat", parse_softnet),
+        ("xfrm_stat", parse_xfrm),
+        ("netfilter/nfnetlink_queue", parse_nfqueue),
     ):
         try:
             found |= parse(read_text(base + path))
@@ -140,6 +146,36 @@ def parse_snmp(text: str) -> dict[str, int]:
         same, _, numbers = values.partition(":")
         if group == same:
             found |= {f"{group}.{name}": int(value) for name, value in zip(rest.split(), numbers.split(), strict=False)}
+    return found
+
+
+def parse_softnet(text: str) -> dict[str, int]:
+    """Parse /proc/net/softnet_stat: a line of hexadecimal numbers per processor, summed (softnet_seq_show).
+
+    They count for all namespaces of the machine together.
+    """
+    names = ("processed", "dropped", "time_squeeze")
+    lines = [[int(word, 16) for word in line.split()[: len(names)]] for line in text.splitlines()]
+    return {f"softnet.{name}": sum(line[at] for line in lines if at < len(line)) for at, name in enumerate(names)}
+
+
+def parse_xfrm(text: str) -> dict[str, int]:
+    """Parse /proc/net/xfrm_stat: a name and a number a line, of IPsec's own losses."""
+    pairs = (line.split() for line in text.splitlines())
+    return {f"xfrm.{words[0]}": int(words[1]) for words in pairs if len(words) == 2}
+
+
+def parse_nfqueue(text: str) -> dict[str, int]:
+    """Parse /proc/net/netfilter/nfnetlink_queue (seq_show of nfnetlink_queue.c), by the queue's number.
+
+    Columns: queue, port id, waiting, copy mode, copy range, dropped (no room), user dropped (nobody took it), …
+    """
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 7:
+            for name, at in (("waiting", 2), ("dropped", 5), ("user_dropped", 6)):
+                found[f"nfqueue.{words[0]}.{name}"] = int(words[at])
     return found
 
 

@@ -63,6 +63,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     family: int | None
     count: int
     timeout_s: float
+    kernel_trace: bool = True
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +97,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     help="How long silence is listened to.",
 )
 @click.option("--predict", "predict_only", is_flag=True, help="Ask the model alone; no packet is sent.")
+@click.option(
+    "--kernel-trace/--no-kernel-trace",
+    default=True,
+    help="Let the kernel report the rules and drops that the probe meets (a table and a trace of nettrace's own, gone "
+    "with it).  [default: on]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schema nettrace.verdict/1).")
 @click.option("--pcap", type=click.Path(dir_okay=False, path_type=Path), help="Write what was captured, as pcapng.")
 @click.option("--record", type=click.Path(file_okay=False, path_type=Path), hidden=True)
@@ -109,12 +116,23 @@ def command(
     count: int,
     timeout_s: float,
     predict_only: bool,
+    kernel_trace: bool,
     as_json: bool,
     pcap: Path | None,
     record: Path | None,
 ) -> int:
     """Say where packets from SRC to DST stop, which kernel object stops them, and what mends it."""
-    question = ask(src, dst, proto=proto, port=port, size=size, family=family, count=count, timeout_s=timeout_s)
+    question = ask(
+        src,
+        dst,
+        proto=proto,
+        port=port,
+        size=size,
+        family=family,
+        count=count,
+        timeout_s=timeout_s,
+        kernel_trace=kernel_trace,
+    )
     if pcap is not None and predict_only:
         raise UsageError("--pcap needs a probe, and --predict sends none; leave one of them out")
     if predict_only:
@@ -145,6 +163,7 @@ def ask(
     family: int | None = None,
     count: int = 1,
     timeout_s: float = 1.0,
+    kernel_trace: bool = True,
 ) -> Question:
     """Check the options against each other; raises UsageError with what to change."""
     kind = Proto(proto)
@@ -158,7 +177,17 @@ def ask(
             raise UsageError(
                 f"--size {size} is impossible: {proto} probes have {least} to 65535 bytes, IP header included"
             )
-    return Question(src=src, dst=dst, proto=kind, port=port, size=size, family=family, count=count, timeout_s=timeout_s)
+    return Question(
+        src=src,
+        dst=dst,
+        proto=kind,
+        port=port,
+        size=size,
+        family=family,
+        count=count,
+        timeout_s=timeout_s,
+        kernel_trace=kernel_trace,
+    )
 
 
 def answer_live(question: Question, *, predict_only: bool = False, build: BuildProbe | None = None) -> Answer:
@@ -187,6 +216,9 @@ def answer_live(question: Question, *, predict_only: bool = False, build: BuildP
     answer = conclude(flow, before, after, trace, observation, timing=timing)
     if planned is None:
         return answer
+    from probes.witness.session import wait_until_closed
+
+    wait_until_closed()
     return msgspec.structs.replace(answer, dports=planned.token.dports, tunnels=planned.token.vxlan_ports)
 
 
@@ -267,7 +299,14 @@ def plan(before: Snapshot, trace: Trace, question: Question) -> ProbePlan | None
     from probes.plan import plan_probe
 
     timeout_s = max(question.timeout_s, ASKED_AGAIN_S) if waits_for_neighbour(trace) else question.timeout_s
-    return plan_probe(trace, before, count=question.count, timeout_s=timeout_s, token=os.urandom(8))
+    return plan_probe(
+        trace,
+        before,
+        count=question.count,
+        timeout_s=timeout_s,
+        kernel_trace=question.kernel_trace,
+        token=os.urandom(8),
+    )
 
 
 #: A next hop that is being asked for is asked again after a second (retrans_time_ms), and only then may it answer.
@@ -312,13 +351,15 @@ def conclude(
     from nettrace.correlate import correlate
     from nettrace.diagnose import diagnose
     from nettrace.rules.case import Case
+    from nettrace.testimony import passings
 
+    told = passings(observation.testimony, before, *([after] if after else [])) if observation is not None else ()
     case = Case(
         flow=flow,
         before=before,
         after=after,
         trace=trace,
-        correlation=correlate(trace, observation),
+        correlation=correlate(trace, observation, told),
         observation=observation,
     )
     started, collected, probed = timing

@@ -1,4 +1,8 @@
-"""What packets really did: sightings at each point, and which points could see."""
+"""What packets really did: sightings at each point, which points could see, and what the kernel itself said.
+
+The rules that the kernel names are named as nftables does (family, table, chain, handle); `nettrace.testimony` joins
+them to the listings. A kernel that says nothing proves nothing: every witness that could not speak is a `Silence`.
+"""
 
 from __future__ import annotations
 
@@ -76,11 +80,82 @@ class Sent(Model):
     errno: int | None = None
 
 
+class RuleStep(Model):
+    """One step of a packet of the run through an nftables chain, in the order in which the kernel took them.
+
+    `skb` tells packets apart within the namespace. `event`: "rule", a rule matched to its end; "end", no rule of the
+    chain was left (`handle` is None); "policy", the same of a base chain. `verdict`: accept, drop, continue, jump,
+    goto, return, queue, stolen; `target` is the chain that a jump or goto leads to. The first step of a packet in each
+    base chain carries its headers as `packet`, with what it is to the probe (`kind`) and which probe it belongs to
+    (`nonce`, from 0); `kind` is None where the headers do not tell. `iif` and `oif` are ifindexes.
+    """
+
+    netns: int
+    skb: int
+    family: str
+    table: str
+    chain: str
+    event: str
+    verdict: str
+    handle: int | None = None
+    target: str | None = None
+    packet: Packet | None = None
+    kind: SightingKind | None = None
+    nonce: int | None = None
+    iif: int | None = None
+    oif: int | None = None
+
+
+class KernelDrop(Model):
+    """A packet that the kernel freed as dropped, in the context of the thread that sent the probes.
+
+    `reason` is the kernel's name without SKB_DROP_REASON_ ("NETFILTER_DROP"), None where it knows none; `function`
+    dropped it, in `module` when it is in one, and is None when the kernel would not tell. `protocol` is the EtherType.
+    `at_ns` is ns since the epoch, to the microsecond.
+    """
+
+    at_ns: int
+    function: str | None = None
+    reason: str | None = None
+    module: str | None = None
+    protocol: int = 0
+
+
+class ChainOrder(Model):
+    """The handles of a chain's rules in their order, as the kernel had them after the run."""
+
+    netns: int
+    family: str
+    table: str
+    chain: str
+    handles: tuple[int, ...] = ()
+
+
+class Silence(Model):
+    """A witness that could not speak, or lost something: `witness` is "rule-trace" or "drop-reason".
+
+    `netns` is an inode, None for the whole machine. What such a witness did say still counts.
+    """
+
+    witness: str
+    reason: str
+    netns: int | None = None
+
+
+class Testimony(Model):
+    """All that the kernel said of one run."""
+
+    rules: tuple[RuleStep, ...] = ()
+    drops: tuple[KernelDrop, ...] = ()
+    order: tuple[ChainOrder, ...] = ()
+    silences: tuple[Silence, ...] = ()
+
+
 class Observation(Model):
     """Everything one probe run saw. `timed_out` is true when it ended by silence.
 
     `secret` is the run's nonce (8 bytes), and `sports` the source ports that the kernel gave to its probes: what it
-    takes to find the run's packets in its frames again.
+    takes to find the run's packets in its frames again. `testimony` is what the kernel said beside them.
     """
 
     captures: tuple[Open | Blind, ...] = ()
@@ -92,6 +167,7 @@ class Observation(Model):
     ended_ns: int = 0
     secret: bytes = b""
     sports: tuple[int, ...] = ()
+    testimony: Testimony = Testimony()
 
     def capture(self, point: str) -> Open | Blind | None:
         """Return the state of the capture at a point, None when nobody listened there."""

@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nettrace.model.base import IPNetwork
-from nettrace.model.snapshot import Address, FdbEntry, Link, Neighbour, NextHop, PolicyRule, Route
+from nettrace.model.snapshot import (
+    Address,
+    ConntrackEntry,
+    FdbEntry,
+    Link,
+    Neighbour,
+    NextHop,
+    PolicyRule,
+    Route,
+    Tuple5,
+)
 
-__all__ = ["address_text", "fdb_text", "link_text", "neighbour_text", "route_text", "rule_text"]
+__all__ = ["address_text", "conntrack_text", "fdb_text", "link_text", "neighbour_text", "route_text", "rule_text"]
 
 _TABLES = {253: "default", 254: "main", 255: "local"}
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
@@ -189,3 +199,23 @@ def fdb_text(entry: FdbEntry, names: Mapping[int, str]) -> str:
     if entry.state:
         words.append(entry.state)
     return " ".join(words)
+
+
+def conntrack_text(entry: ConntrackEntry) -> str:
+    """Return a conntrack entry in the manner of conntrack(8)."""
+    proto = _PROTOCOLS.get(entry.orig.proto, str(entry.orig.proto))
+    words = [proto, *([entry.state] if entry.state else []), _tuple_text(entry.orig)]
+    if "seen_reply" not in entry.status:
+        words.append("[UNREPLIED]")
+    words.append(_tuple_text(entry.reply))
+    words += ["[ASSURED]"] if "assured" in entry.status else []
+    words += [f"mark={entry.mark}"] if entry.mark else []
+    words += [f"zone={entry.zone}"] if entry.zone else []
+    return " ".join(words)
+
+
+def _tuple_text(way: Tuple5) -> str:
+    ends = f"src={way.src} dst={way.dst}"
+    if way.icmp_id is not None:
+        return f"{ends} type={way.icmp_type} code={way.icmp_code} id={way.icmp_id}"
+    return f"{ends} sport={way.sport} dport={way.dport}"

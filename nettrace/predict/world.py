@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from nettrace.model.base import IPAddress, Missing, Values, rows
 from nettrace.model.intent import Container, Endpoint, Network
-from nettrace.model.snapshot import Address, FdbEntry, Link, Namespace, Neighbour, PolicyRule, Route, Snapshot, Socket
+from nettrace.model.snapshot import (
+    Address,
+    FdbEntry,
+    Link,
+    Namespace,
+    Neighbour,
+    NetfilterDump,
+    PolicyRule,
+    Route,
+    Snapshot,
+    Socket,
+)
 from nettrace.netfilter import Ruleset, load_ruleset
 
 LOCAL_TABLE, MAIN_TABLE, DEFAULT_TABLE = 255, 254, 253
@@ -29,6 +40,12 @@ DEFAULT_RULES = {
 def _precedence(route: Route) -> tuple[int, int, int, int]:
     """Return what orders the routes of a table (fib_insert_alias; fib6_locate's subtrees, fib6_add_rt2node)."""
     return -route.dst.prefixlen, -route.src.prefixlen if route.src is not None else 0, -route.tos, route.priority
+
+
+@lru_cache(maxsize=32)
+def _loaded(dumps: tuple[NetfilterDump, ...]) -> Ruleset:
+    """Read the same listings once: each prediction of one question makes a world of its own."""
+    return load_ruleset(dumps)
 
 
 class View:
@@ -107,7 +124,7 @@ class View:
     @cached_property
     def ruleset(self) -> Ruleset:
         """The merged netfilter rules of the namespace; empty when they could not be read."""
-        return load_ruleset(rows(self.ns.netfilter))
+        return _loaded(rows(self.ns.netfilter))
 
     @property
     def sockets(self) -> tuple[Socket, ...]:

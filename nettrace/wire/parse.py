@@ -18,7 +18,7 @@ from nettrace.model.observe import SightingKind
 from nettrace.wire.link import ETHERNET, is_raw_ip
 from nettrace.wire.token import DNS_LABEL, MAGIC, NONCE_BYTES, RunToken
 
-__all__ = ["Parsed", "parse_frame"]
+__all__ = ["Headers", "Parsed", "parse_frame", "parse_headers"]
 
 _ARP = 0x0806
 _IPV4 = 0x0800
@@ -47,6 +47,18 @@ class Parsed(Model):
     packet: Packet
 
 
+class Headers(Model):
+    """The headers of a packet that may be of the run: what it is to the probe, as far as they tell it.
+
+    `kind` and `nonce` are None where the headers alone do not tell. `proven`: they bear the run's own marks.
+    """
+
+    packet: Packet
+    kind: SightingKind | None = None
+    nonce: int | None = None
+    proven: bool = False
+
+
 class _Reject(Exception):
     """The frame is not ours, or not whole."""
 
@@ -69,6 +81,49 @@ def parse_frame(data: bytes, *, arp_type: int = ETHERNET, run: RunToken) -> Pars
         return _link(data, run) if not is_raw_ip(arp_type) else _network(data, _version_type(data), run, None, None)
     except (_Reject, struct.error, IndexError, ValueError):
         return None
+
+
+def parse_headers(network: bytes, transport: bytes, run: RunToken) -> Headers | None:
+    """Return what the headers of a packet tell, cut short as the kernel's rule trace reports them.
+
+    `network` begins with the IP header, `transport` with what comes behind it. None when there is no IP header.
+    """
+    try:
+        ip = _ip(network, 6 if network[0] >> 4 == 6 else 4, quoted=True)
+    except (_Reject, struct.error, IndexError, ValueError):
+        return None
+    try:
+        return _transport_header(ip.packet, transport, run)
+    except (struct.error, IndexError):
+        return Headers(packet=ip.packet)
+
+
+def _transport_header(packet: Packet, data: bytes, run: RunToken) -> Headers:
+    if packet.proto in (_ICMP, _ICMPV6):
+        kind, code, _sum, ident, sequence = struct.unpack_from("!BBHHH", data)
+        packet = msgspec.structs.replace(packet, icmp_type=kind, icmp_code=code)
+        if kind in (_ERRORS_V4 if packet.proto == _ICMP else _ERRORS_V6):
+            return Headers(packet=packet, kind=SightingKind.ICMP_ERROR)
+        packet = msgspec.structs.replace(packet, icmp_id=ident)
+        what = SightingKind.PROBE if kind in (8, 128) else SightingKind.REPLY
+        return Headers(packet=packet, kind=what, nonce=_number(sequence, run), proven=data[8:20] == MAGIC + run.secret)
+    sport, dport = struct.unpack_from("!HH", data)
+    packet = msgspec.structs.replace(packet, sport=sport, dport=dport)
+    if packet.proto == _TCP:
+        found = _tcp(_Ip(packet=packet, body=data, whole=True), run)
+        if found is None:
+            return Headers(packet=packet)
+        far = dport if found.kind is SightingKind.PROBE else sport
+        return Headers(packet=found.packet, kind=found.kind, nonce=found.nonce, proven=far in run.dports)
+    if run.proto is not Proto.UDP or dport in run.vxlan_ports:
+        return Headers(packet=packet)
+    answers = dport in run.sports or (sport in run.dports and dport not in run.dports)
+    near, far = (dport, sport) if answers else (sport, dport)
+    nonce = run.sports.index(near) if len(run.sports) == run.count and near in run.sports else None
+    proven = data[8:20] == MAGIC + run.secret or (near in run.sports and far in run.dports)
+    return Headers(
+        packet=packet, kind=SightingKind.REPLY if answers else SightingKind.PROBE, nonce=nonce, proven=proven
+    )
 
 
 def _version_type(data: bytes) -> int:

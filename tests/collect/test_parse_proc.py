@@ -18,7 +18,26 @@ from nettrace.collect.dns import (
     read_config,
 )
 from nettrace.collect.netfilter import Tools
-from nettrace.collect.proc import parse_cache_stat, parse_conntrack_stat, parse_snmp, parse_snmp6
+from nettrace.collect.proc import (
+    parse_cache_stat,
+    parse_conntrack_stat,
+    parse_nfqueue,
+    parse_snmp,
+    parse_snmp6,
+    parse_softnet,
+    parse_xfrm,
+)
+
+
+def test_backlogs_are_summed_over_processors() -> None:
+    text = "0000000a 00000001 00000002 0 0\n00000005 00000000 00000001 0 0\n"
+    assert parse_softnet(text) == {"softnet.processed": 15, "softnet.dropped": 1, "softnet.time_squeeze": 3}
+
+
+def test_ipsec_and_user_space_queues() -> None:
+    assert parse_xfrm("XfrmInError             \t3\n") == {"xfrm.XfrmInError": 3}
+    found = parse_nfqueue("    5   1234     7 2 65531     1     2        9  1\n")
+    assert found == {"nfqueue.5.waiting": 7, "nfqueue.5.dropped": 1, "nfqueue.5.user_dropped": 2}
 
 
 def test_snmp_and_netstat() -> None:

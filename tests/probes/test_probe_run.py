@@ -6,12 +6,15 @@ from ipaddress import ip_address
 
 from nettrace.model.observe import Blind, SightingKind
 from nettrace.model.path import LegEnd, Reason, Trace
-from probes.plan import ProbePlan, plan_probe
+from probes.plan import IN_HOST_SETTLE_S, ProbePlan, plan_probe
 from probes.run import (
+    DROP_SETTLE_S,
+    LEAST_WAIT_S,
     Arm,
     Armed,
     ArmFailed,
     Command,
+    Dropped,
     Finish,
     Heard,
     Inject,
@@ -134,7 +137,7 @@ def test_a_predicted_drop_settles_when_all_before_it_was_heard() -> None:
     assert run.handle(Taken(nonce=0, at_s=0.0)) == [SetTimer(at_s=1.0)]
     run.handle(heard(WAY[0], at_s=0.01))
     assert run.handle(heard(WAY[1], at_s=0.02)) == [SetTimer(at_s=1.0)]
-    assert run.handle(heard(WAY[2], at_s=0.03)) == [SetTimer(at_s=0.03 + 0.06)]
+    assert run.handle(heard(WAY[2], at_s=0.03)) == [SetTimer(at_s=0.03 + IN_HOST_SETTLE_S)]
     assert run.handle(Tick(at_s=0.1)) == [Finish(timed_out=True)]
 
 
@@ -160,7 +163,7 @@ def test_points_nobody_hears_are_not_waited_for() -> None:
     run.handle(heard(WAY[0], at_s=0.01))
     run.handle(heard(WAY[1], at_s=0.01))
     assert run.handle(ArmFailed(point=WAY[2], reason="vanished", at_s=0.02)) == []
-    assert run.handle(Tick(at_s=0.03)) == [SetTimer(at_s=0.01 + 0.06)]
+    assert run.handle(Tick(at_s=0.03)) == [SetTimer(at_s=0.01 + IN_HOST_SETTLE_S)]
 
 
 def test_a_reply_that_is_predicted_to_stop_settles_after_it_was_heard() -> None:
@@ -169,7 +172,7 @@ def test_a_reply_that_is_predicted_to_stop_settles_after_it_was_heard() -> None:
     run.handle(Taken(nonce=0, at_s=0.0))
     for name in WAY:
         assert run.handle(heard(name)) == [SetTimer(at_s=1.0)]
-    assert run.handle(heard(WAY[3], REPLY, at_s=0.2, way=IN)) == [SetTimer(at_s=0.26)]
+    assert run.handle(heard(WAY[3], REPLY, at_s=0.2, way=IN)) == [SetTimer(at_s=0.2 + IN_HOST_SETTLE_S)]
 
 
 def test_an_unanswered_neighbour_settles_after_it_was_asked_for() -> None:
@@ -182,7 +185,9 @@ def test_an_unanswered_neighbour_settles_after_it_was_asked_for() -> None:
 
     run = armed(made)
     assert run.handle(Taken(nonce=0, at_s=0.0)) == [SetTimer(at_s=1.0)]
-    assert run.handle(Heard(point="c/eth0", way=OUT, parsed=asked, at_s=0.01)) == [SetTimer(at_s=0.01 + 0.06)]
+    assert run.handle(Heard(point="c/eth0", way=OUT, parsed=asked, at_s=0.01)) == [
+        SetTimer(at_s=0.01 + IN_HOST_SETTLE_S)
+    ]
     assert run.handle(Tick(at_s=0.08)) == [Finish(timed_out=True)]
 
     run = armed(made)
@@ -197,8 +202,9 @@ def test_several_probes_are_spaced_and_each_must_end() -> None:
     assert run.handle(heard(WAY[0], REPLY, at_s=0.005, way=IN)) == [SetTimer(at_s=0.02)]
     assert run.handle(Tick(at_s=0.01)) == [SetTimer(at_s=0.02)]
     assert run.handle(Tick(at_s=0.02)) == [Inject(nonce=1)]
-    assert run.handle(Taken(nonce=1, at_s=0.02)) == [SetTimer(at_s=1.02)]
-    assert run.handle(heard(WAY[0], REPLY, nonce=0, way=IN)) == [SetTimer(at_s=1.02)]
+    # The first was answered after 5 ms: the second is waited for a few times as long, and no shorter than 0.2 s.
+    assert run.handle(Taken(nonce=1, at_s=0.02)) == [SetTimer(at_s=0.02 + LEAST_WAIT_S)]
+    assert run.handle(heard(WAY[0], REPLY, nonce=0, way=IN)) == [SetTimer(at_s=0.02 + LEAST_WAIT_S)]
     assert run.handle(heard(WAY[0], REPLY, nonce=1, way=IN)) == [Finish(timed_out=False)]
 
 
@@ -216,4 +222,59 @@ def test_points_beyond_this_host_are_known_to_be_deaf() -> None:
     assert [each for each in made.unheard if isinstance(each, Blind)]
     run = armed(made)
     run.handle(Taken(nonce=0, at_s=0.0))
-    assert run.handle(heard("c/eth0", at_s=0.01)) == [SetTimer(at_s=0.01 + 0.06)]
+    assert run.handle(heard("c/eth0", at_s=0.01)) == [SetTimer(at_s=0.01 + IN_HOST_SETTLE_S)]
+
+
+# --- the kernel's word ----------------------------------------------------------------------------------------------
+
+
+def test_a_predicted_drop_that_the_kernel_reports_ends_the_run_at_once() -> None:
+    run = armed(dropped_at_forward())
+    run.handle(Taken(nonce=0, at_s=0.0))
+    for name in WAY[:3]:
+        run.handle(heard(name, at_s=0.001))
+    assert run.handle(Dropped(at_s=0.002)) == [SetTimer(at_s=0.002)]
+    assert run.handle(Tick(at_s=0.002)) == [Finish(timed_out=True)]
+
+
+def test_a_drop_that_nobody_predicted_ends_it_once_nothing_moves() -> None:
+    run = armed(healthy())
+    run.handle(Taken(nonce=0, at_s=0.0))
+    run.handle(heard(WAY[0], at_s=0.001))
+    assert run.handle(Dropped(at_s=0.002)) == [SetTimer(at_s=0.002 + DROP_SETTLE_S)]
+    assert run.handle(heard(WAY[1], at_s=0.010)) == [SetTimer(at_s=0.010 + DROP_SETTLE_S)]
+    assert run.handle(Tick(at_s=0.030)) == [Finish(timed_out=True)]
+
+
+def test_a_drop_of_a_copy_does_not_end_a_run_that_waits_for_somebody_else() -> None:
+    run = armed(healthy())
+    run.handle(Taken(nonce=0, at_s=0.0))
+    run.handle(Dropped(at_s=0.001))
+    for name in WAY:
+        run.handle(heard(name, at_s=0.002))
+    assert run.handle(Dropped(at_s=0.003)) == [SetTimer(at_s=1.0)]
+    assert run.handle(heard(WAY[0], REPLY, at_s=0.3, way=IN)) == [Finish(timed_out=False)]
+
+
+def test_an_answer_that_is_lost_on_its_way_through_this_host_ends_it() -> None:
+    run = armed(healthy())
+    run.handle(Taken(nonce=0, at_s=0.0))
+    for name in WAY:
+        run.handle(heard(name, at_s=0.001))
+    run.handle(heard(WAY[3], REPLY, at_s=0.2, way=IN))
+    assert run.handle(Dropped(at_s=0.201)) == [SetTimer(at_s=0.201 + DROP_SETTLE_S)]
+
+
+def test_a_drop_before_the_last_probe_is_sent_does_not_end_the_run() -> None:
+    run = armed(healthy(count=2))
+    run.handle(Taken(nonce=0, at_s=0.0))
+    assert run.handle(Dropped(at_s=0.001)) == [SetTimer(at_s=0.02)]
+    assert run.handle(Tick(at_s=0.02)) == [Inject(nonce=1)]
+
+
+def test_slow_answers_are_waited_for_longer_but_never_beyond_the_time_given() -> None:
+    for took_s, wait_s in ((0.001, LEAST_WAIT_S), (0.1, 0.5), (0.5, 1.0)):
+        run = armed(healthy(count=2))
+        run.handle(Taken(nonce=0, at_s=0.0))
+        run.handle(heard(WAY[0], REPLY, at_s=took_s, way=IN))
+        assert run.handle(Taken(nonce=1, at_s=0.6)) == [SetTimer(at_s=0.6 + wait_s)]

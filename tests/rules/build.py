@@ -47,6 +47,7 @@ from nettrace.model.verdict import Timing, Verdict
 from nettrace.predict import predict
 from nettrace.predict.world import DEFAULT_RULES
 from nettrace.rules.case import Case
+from nettrace.testimony import passings
 
 #: The tables of a namespace that a collector may fail to read.
 SECTIONS = (
@@ -681,12 +682,14 @@ def case_of(snapshot: Snapshot, flow: Flow, *, wire: Wire | None = None, after: 
     """Return what rules read of a question: predicted, and correlated with what the wire saw."""
     trace = predict(snapshot, flow)
     observation = wire(trace) if wire is not None else None
+    looked = (snapshot, after) if after is not None else (snapshot,)
+    told = passings(observation.testimony, *looked) if observation is not None else ()
     return Case(
         flow=flow,
         before=snapshot,
         after=after,
         trace=trace,
-        correlation=correlate(trace, observation),
+        correlation=correlate(trace, observation, told),
         observation=observation,
     )
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nettrace.model.flow import PROTO_NUMBER, Proto
 from nettrace.model.observe import SightingKind
-from nettrace.wire.parse import parse_frame
+from nettrace.wire.parse import parse_frame, parse_headers
 from tests.wire import samples
 
 CASES = pytest.mark.parametrize(("proto", "family"), samples.CASES)
@@ -178,3 +178,41 @@ def test_hostile_frames_never_raise(data: st.DataObject) -> None:
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     parse_frame(bytes(frame), run=run)
     parse_frame(data.draw(st.binary(max_size=120)), run=run)
+
+
+@CASES
+def test_what_the_rule_trace_reports_of_a_packet_is_enough_to_know_it(proto: Proto, family: int) -> None:
+    """The kernel reports at most 40 bytes of the IP header and 20 of what follows."""
+    run = samples.token(proto, family)
+    header = 20 if family == 4 else 40
+    for name in ("probe", "reply", "reset"):
+        if name not in samples.ours(run):
+            continue
+        frame, kind = samples.ours(run)[name]
+        packet = frame[14:]
+        found = parse_headers(packet[:40][: header if family == 4 else 40], packet[header : header + 20], run)
+        assert found is not None
+        assert (found.kind, found.nonce, found.proven) == (kind, 1, True), name
+        whole = parse_frame(frame, run=run)
+        assert whole is not None
+        assert (found.packet.src, found.packet.dst, found.packet.sport) == (
+            whole.packet.src,
+            whole.packet.dst,
+            whole.packet.sport,
+        )
+
+
+@CASES
+def test_headers_of_strangers_are_not_proven(proto: Proto, family: int) -> None:
+    run = samples.token(proto, family)
+    other = samples.token(proto, family, secret=bytes(8)).with_ports((50001, 50002, 50003))
+    header = 20 if family == 4 else 40
+    packet = samples.probe(other)
+    found = parse_headers(packet[:header], packet[header : header + 20], run)
+    assert found is None or not found.proven
+
+
+@given(st.binary(max_size=40), st.binary(max_size=20))
+def test_hostile_headers_never_raise(network: bytes, transport: bytes) -> None:
+    for proto, family in samples.CASES:
+        parse_headers(network, transport, samples.token(proto, family))

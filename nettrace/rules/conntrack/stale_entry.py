@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from nettrace.model.base import rows
 from nettrace.model.flow import Proto
-from nettrace.model.snapshot import ConntrackEntry, Tuple5
+from nettrace.model.snapshot import Tuple5
+from nettrace.model.text import conntrack_text
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind, Severity
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -46,9 +47,11 @@ def check(case: Case) -> Result:
                     "was made before its rules changed; it lives on as long as the client sends.",
                     at=view.name,
                     evidence=(
-                        Evidence(kind=EvidenceKind.CONNTRACK, ref=view.name, text=_text(entry)),
+                        Evidence(kind=EvidenceKind.CONNTRACK, ref=view.name, text=conntrack_text(entry)),
                         Evidence(
-                            kind=EvidenceKind.CONNTRACK, ref=f"{view.name} (a new packet, predicted)", text=_text(fresh)
+                            kind=EvidenceKind.CONNTRACK,
+                            ref=f"{view.name} (a new packet, predicted)",
+                            text=conntrack_text(fresh),
                         ),
                     ),
                     mend=Mend(
@@ -67,15 +70,6 @@ def check(case: Case) -> Result:
 
 def _same_question(one: Tuple5, other: Tuple5) -> bool:
     return (one.src, one.dst, one.proto, one.dport) == (other.src, other.dst, other.proto, other.dport)
-
-
-def _text(entry: ConntrackEntry) -> str:
-    """Return an entry in the manner of conntrack(8)."""
-    halves = (
-        f"src={each.src} dst={each.dst} sport={each.sport} dport={each.dport}" for each in (entry.orig, entry.reply)
-    )
-    unreplied = "" if "seen_reply" in entry.status else " [UNREPLIED]"
-    return f"udp {next(halves)}{unreplied} {next(halves)}"
 
 
 RULE = rule("conntrack.stale-entry", check, rank=64, needs=("conntrack",))
