@@ -90,6 +90,7 @@ _VERDICTS = {
 #: Room for a few thousand reports; without it, a flood of matching rules is lost before it is read.
 _QUEUE_BYTES: Final = 4 << 20
 _NAMES_TRIED: Final = 4
+_DATA_BYTES: Final = 16
 #: So that a flood of reports about others does not keep the caller from everything else.
 _DATAGRAMS_A_READ: Final = 500
 
@@ -377,8 +378,13 @@ def _meta_is(key: int, value: bytes) -> list[bytes]:
 
 
 def _payload_is(base: int, offset: int, value: bytes) -> list[bytes]:
-    load = u32(1, 1) + u32(2, base) + u32(3, offset) + u32(4, len(value))
-    return [_expression("payload", load), _is(value)]
+    """Compare bytes of the packet, as many at once as a comparison can hold (struct nft_data)."""
+    parts = []
+    for start in range(0, len(value), _DATA_BYTES):
+        piece = value[start : start + _DATA_BYTES]
+        load = u32(1, 1) + u32(2, base) + u32(3, offset + start) + u32(4, len(piece))
+        parts += [_expression("payload", load), _is(piece)]
+    return parts
 
 
 class _Taken(WitnessError):

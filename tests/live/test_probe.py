@@ -135,11 +135,19 @@ class House:
     def snapshot(self) -> Snapshot:
         return builders.snapshot(*((each.inode, name) for name, each in self.netns.items()))
 
-    def plan(self, trace: Trace, *, count: int = 1, timeout_s: float = 1.0) -> ProbePlan:
-        return plan_probe(trace, self.snapshot(), count=count, timeout_s=timeout_s, token=os.urandom(8))
+    def plan(self, trace: Trace, *, count: int = 1, timeout_s: float = 1.0, kernel_trace: bool = True) -> ProbePlan:
+        return plan_probe(
+            trace,
+            self.snapshot(),
+            count=count,
+            timeout_s=timeout_s,
+            kernel_trace=kernel_trace,
+            token=os.urandom(8),
+        )
 
-    def probe(self, trace: Trace, *, count: int = 1, timeout_s: float = 1.0) -> Observation:
-        return run_probe(self.plan(trace, count=count, timeout_s=timeout_s), self.by_inode)
+    def probe(self, trace: Trace, *, count: int = 1, timeout_s: float = 1.0, kernel_trace: bool = True) -> Observation:
+        plan = self.plan(trace, count=count, timeout_s=timeout_s, kernel_trace=kernel_trace)
+        return run_probe(plan, self.by_inode)
 
     def close(self) -> None:
         for each in self.netns.values():
@@ -291,10 +299,23 @@ def test_a_drop_that_nobody_predicted_takes_the_whole_timeout(house: House) -> N
     wait_until_ready(house)
     enter("ntp-h", "iptables", "-A", "FORWARD", "-i", "docker0", "-j", "DROP")
     start = time.monotonic()
-    observation = house.probe(house.trace(), timeout_s=0.4)
+    observation = house.probe(house.trace(), timeout_s=0.4, kernel_trace=False)
     assert time.monotonic() - start >= 0.4
     assert observation.timed_out
     assert seen(observation, SightingKind.PROBE) == THERE[:3]
+    assert [each.witness for each in observation.testimony.silences] == ["kernel-trace"]
+
+
+def test_a_drop_that_the_kernel_reports_is_not_waited_for(house: House) -> None:
+    wait_until_ready(house)
+    enter("ntp-h", "iptables", "-A", "FORWARD", "-i", "docker0", "-j", "DROP")
+    start = time.monotonic()
+    observation = house.probe(house.trace(), timeout_s=30.0)
+    assert time.monotonic() - start < 30.0
+    assert seen(observation, SightingKind.PROBE) == THERE[:3]
+    last = observation.testimony.rules[-1]
+    assert (last.table, last.chain, last.verdict) == ("filter", "FORWARD", "drop")
+    assert "NETFILTER_DROP" in [each.reason for each in observation.testimony.drops]
 
 
 def test_a_reject_comes_back_as_an_error_about_our_probe(house: House) -> None:
@@ -421,7 +442,7 @@ def test_a_device_that_vanishes_during_the_run_is_blind(house: House) -> None:
     thread = threading.Timer(0.15, lambda: run("ip", "-n", "ntp-h", "link", "del", "veth1"))
     thread.start()
     try:
-        observation = house.probe(house.trace(), timeout_s=0.5)
+        observation = house.probe(house.trace(), timeout_s=0.5, kernel_trace=False)
     finally:
         thread.join()
     for name in FORWARD[:2]:
