@@ -25,7 +25,7 @@ from nettrace.model.snapshot import Snapshot
 from nettrace.model.verdict import Timing, Verdict
 from nettrace.predict import predict
 from nettrace.rules.case import Case
-from nettrace.testimony import Passing, passings
+from nettrace.testimony import passings
 
 M = TypeVar("M")
 
@@ -112,22 +112,24 @@ def observe_again(run: Run, path: Path) -> Observation | None:
     return replace(run.observation, sightings=tuple(sightings), frames=tuple(capture.frames))
 
 
-def diagnose_again(recorded: Recorded) -> tuple[Verdict, Trace]:
-    """Return the verdict of a recorded case, and the trace it stands on."""
-    flow = recorded.run.flow
+def case_again(recorded: Recorded) -> Case:
+    """Return what rules read of a recorded case: predicted and correlated again."""
+    flow, observation = recorded.run.flow, recorded.observation
     trace = predict(recorded.before, flow)
-    told: tuple[Passing, ...] = ()
-    if recorded.observation is not None:
-        told = passings(
-            recorded.observation.testimony, recorded.before, *([recorded.after] if recorded.after is not None else [])
-        )
-    case = Case(
+    looked = (recorded.before, recorded.after) if recorded.after is not None else (recorded.before,)
+    told = passings(observation.testimony, *looked) if observation is not None else ()
+    return Case(
         flow=flow,
         before=recorded.before,
         after=recorded.after,
         trace=trace,
-        correlation=correlate(trace, recorded.observation, told),
-        observation=recorded.observation,
+        correlation=correlate(trace, observation, told),
+        observation=observation,
     )
+
+
+def diagnose_again(recorded: Recorded) -> tuple[Verdict, Trace]:
+    """Return the verdict of a recorded case, and the trace it stands on."""
+    case = case_again(recorded)
     timing = Timing(total_s=0.0, collect_s=0.0, probe_s=0.0)
-    return diagnose(case, timing=timing, version=__version__), trace
+    return diagnose(case, timing=timing, version=__version__), case.trace

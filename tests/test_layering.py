@@ -53,6 +53,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nettrace.lab": (*VOCABULARY, *ENGINE, "nettrace.netns", "nettrace.bundle", "nettrace.replay", "probes"),
     # Composition roots: they put the parts together, and nobody imports them.
     "nettrace.lab.record": ("nettrace", "probes"),
+    "nettrace.lab.witnesses": ("nettrace", "probes"),
     "nettrace.commands": ("nettrace", "probes"),
     "nettrace.cli": ("nettrace._version", "nettrace.errors", "nettrace.render.safe"),
     "nettrace.__main__": ("nettrace.cli",),

@@ -6,6 +6,7 @@ together, and turns options into a question.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -50,6 +51,11 @@ Exit codes: 0 delivered, 1 stopped or degraded, 2 usage, 3 inconclusive, 4 canno
 
 #: A namespace on the way that was not read is read and the walk begun again; a way has fewer namespaces than this.
 MAX_ROUNDS = 12
+
+
+#: A host that is asked about is at work: where processors are short, its work comes first (see nice(1)). On an idle
+#: machine this changes nothing.
+POLITENESS = 5
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +147,8 @@ def command(
         from probes.builder import Builder
 
         check_capabilities(predict_only=False)
+        with contextlib.suppress(OSError):
+            os.nice(POLITENESS)
         with Builder() as builder:
             answer = answer_live(question, build=builder.build)
     if pcap is not None and answer.observation is not None:

@@ -13,7 +13,7 @@ from nettrace.correlate import Blocker, Passage
 from nettrace.model.base import Values, rows
 from nettrace.model.flow import PROTO_NUMBER, Proto
 from nettrace.model.netfilter import FilterVerdict, Hook
-from nettrace.model.observe import KernelDrop, Sighting
+from nettrace.model.observe import KernelDrop, Sighting, SightingKind
 from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import ConntrackEntry, Namespace
 from nettrace.model.text import conntrack_text
@@ -22,7 +22,7 @@ from nettrace.rules.case import Case
 from nettrace.rules.wording import place_of
 from nettrace.testimony import Met, Passing
 
-__all__ = ["kernel_evidence", "kernel_gaps", "kernel_lines", "telling_drops"]
+__all__ = ["drop_text", "kernel_evidence", "kernel_gaps", "kernel_lines", "rises", "telling_drops"]
 
 #: A drop for one of these reasons is a loss only where the model knows one that ends so: frames for others reach
 #: every port of a flooding bridge, and an answer that raw sockets have had has no other taker.
@@ -39,6 +39,8 @@ _LOSS = re.compile(
 #: They count a consequence, not the loss itself: an ICMP error that was sent or came.
 #: IpExt.InNoRoutes stands as Ip.InNoRoutes already.
 _CONSEQUENCE = re.compile(r"^(Icmp|Icmp6|IcmpMsg)\.|^IpExt\.InNoRoutes$")
+#: Counters of the family that the flow is not of.
+_STRANGE = {4: ("Ip6.", "Udp6.", "UdpLite6."), 6: ("Ip.", "IpExt.", "Udp.", "UdpLite.")}
 _MOST_COUNTERS = 4
 
 
@@ -73,7 +75,9 @@ def _traced(case: Case, blocker: Blocker) -> Iterator[Evidence]:
     """The passing that ended at this stop; for a flow that is lost beyond the host, what source NAT made of it."""
     step = blocker.step
     for passing in case.correlation.told:
-        if passing.verdict is FilterVerdict.DROP:
+        if passing.verdict is FilterVerdict.DROP and passing.kind is SightingKind.ICMP_ERROR:
+            yield _trace_evidence(case, passing)
+        elif passing.verdict is FilterVerdict.DROP:
             here = step is not None and step.netns == passing.netns and step.reason is Reason.FILTERED
             if here and passing.direction is blocker.direction:
                 yield _trace_evidence(case, passing)
@@ -82,8 +86,16 @@ def _traced(case: Case, blocker: Blocker) -> Iterator[Evidence]:
             yield _trace_evidence(case, passing)
 
 
+_WHAT = {
+    SightingKind.PROBE: "the probe",
+    SightingKind.REPLY: "the answer",
+    SightingKind.RESET: "the reset",
+    SightingKind.ICMP_ERROR: "the ICMP error about the probe",
+}
+
+
 def _trace_evidence(case: Case, passing: Passing) -> Evidence:
-    what = "the probe" if passing.direction is Direction.FORWARD else "the answer"
+    what = _WHAT.get(passing.kind, "a packet of the probe") if passing.kind is not None else "a packet of the probe"
     way = [passing.chain, *(each.effect.split()[1] for each in passing.met if each.effect.startswith(("jump", "goto")))]
     last = passing.met[-1]
     ended = "dropped" if passing.verdict is FilterVerdict.DROP else last.effect
@@ -247,18 +259,18 @@ def _counted(case: Case, blocker: Blocker) -> Iterator[Evidence]:
         after = case.after.namespace(before.id)
         if after is None or (step is not None and before.id != step.netns):
             continue
-        found += [f"{name}|{before.name}" for name, by in _rises(before, after) if by == sent]
+        found += [f"{name}|{before.name}" for name, by in rises(before, after, case.flow.family) if by == sent]
     for each in found[:_MOST_COUNTERS]:
         name, _, where = each.partition("|")
         yield Evidence(kind=EvidenceKind.COUNTER, ref=where, text=f"{name} rose by {sent} while the probe ran")
 
 
-def _rises(before: Namespace, after: Namespace) -> Iterator[tuple[str, int]]:
-    """Yield every counter of losses that rose, with by how much."""
+def rises(before: Namespace, after: Namespace, family: int) -> Iterator[tuple[str, int]]:
+    """Yield every counter of losses of an address family that rose, with by how much."""
     if isinstance(before.counters, Values) and isinstance(after.counters, Values):
         for name, value in sorted(after.counters.values.items()):
             by = value - before.counters.values.get(name, 0)
-            if by > 0 and _LOSS.search(name) and not _CONSEQUENCE.match(name):
+            if by > 0 and _LOSS.search(name) and not (_CONSEQUENCE.match(name) or name.startswith(_STRANGE[family])):
                 yield _shown(name, after), by
     old = {link.ifindex: link for link in rows(before.links)}
     for link in rows(after.links):

@@ -165,6 +165,22 @@ def netfilter_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def harmless_rows(engine: str) -> list[dict[str, Any]]:
+    """Measure what nettrace costs the host, and how soon it answers, in a process and a lab of their own."""
+    script = Path(__file__).with_name("harmless.py")
+    done = subprocess.run(
+        [sys.executable, script, "--json", "--engine", engine], check=True, capture_output=True, text=True
+    )
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def harmless_text(rows: list[dict[str, Any]]) -> str:
+    from tabulate import tabulate
+
+    return tabulate(rows, headers="keys", floatfmt=".3f")
+
+
 def netfilter_text(rows: list[dict[str, Any]]) -> str:
     from tabulate import tabulate
 
@@ -193,13 +209,15 @@ def main() -> int:
         return error.exit_code
     promises = ratios(measured)
     rulesets = netfilter_rows()
+    harm = harmless_rows(args.engine)
     if args.json:
         ratio_rows = [asdict(each) | {"kept": each.kept} for each in promises]
         runs = [asdict(each) for each in measured.values()]
-        print(json.dumps({"runs": runs, "ratios": ratio_rows, "netfilter": rulesets}, indent=2))
+        print(json.dumps({"runs": runs, "ratios": ratio_rows, "netfilter": rulesets, "harmless": harm}, indent=2))
     else:
-        print(f"{text(measured, promises)}\n\n{netfilter_text(rulesets)}")
+        print(f"{text(measured, promises)}\n\n{netfilter_text(rulesets)}\n\n{harmless_text(harm)}")
     held = all(each.kept for each in promises) and all(row["holds"] for row in rulesets)
+    held = held and all(row["kept"] for row in harm)
     return 1 if args.check and not held else 0
 
 
