@@ -40,7 +40,7 @@ from nettrace.predict import predict
 from nettrace.rules import RULES
 from nettrace.rules.base import Fired, Hit, Rule, Unknown
 from nettrace.rules.case import Case
-from nettrace.rules.kernel_facts import kernel_evidence, kernel_gaps, kernel_lines
+from nettrace.rules.kernel_facts import dropped_by, kernel_evidence, kernel_gaps, kernel_lines
 
 _ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
 
@@ -350,6 +350,7 @@ def _losses(case: Case) -> GapView:
     passages = [each for each in case.correlation.passages if (each.direction, each.point) in seen]
     last = passages[-1].point if passages else None
     where = f"; the others were last seen at {last}" if last is not None else ""
+    where += "".join(f"; {text}" for text in dropped_by(case, lost))
     return GapView(section="probe", netns=None, reason=f"{sent - len(lost)} of {sent} probes were answered{where}")
 
 

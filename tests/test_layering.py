@@ -44,6 +44,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "nettrace.correlate",
     ),
     "nettrace.diagnose": (*VOCABULARY, *ENGINE),
+    "nettrace.topology": VOCABULARY,
     "nettrace.evaluation": (*VOCABULARY, "nettrace.netfilter", "nettrace.predict"),
     "nettrace.render": VOCABULARY,
     "nettrace.wire": (*VOCABULARY, "nettrace.netns"),
@@ -61,7 +62,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 
 #: Parts that touch neither files, sockets, environment, processes, clock nor chance.
-PURE = ("nettrace.model", "nettrace.render", "nettrace.evaluation", *ENGINE)
+PURE = ("nettrace.model", "nettrace.render", "nettrace.evaluation", "nettrace.topology", *ENGINE)
 
 #: All of the standard library that computes only. What is missing here does, or may do, something to the world.
 COMPUTES = {

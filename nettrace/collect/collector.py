@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from nettrace.collect.engines import Engine
 from nettrace.collect.intents import Intents
-from nettrace.collect.namespace import begin_listing, read_again, read_namespace
+from nettrace.collect.namespace import begin_listing, read_again, read_namespace, read_outline
 from nettrace.collect.netfilter import Listing
 from nettrace.collect.netlink import Channel
 from nettrace.collect.places import Place, Places
@@ -96,13 +96,8 @@ class Collector:
 
         One that has gone meanwhile is no error: then there is nothing to read.
         """
-        try:
-            whole = self._intents.inspect(container)
-        except (EngineError, NotFound) as error:
-            gap = Gap(section="intent", netns=None, reason=str(error))
-            self._lost += [] if gap in self._lost else [gap]
-            return False
-        if whole.netns is None or whole.netns in self._read:
+        whole = self._inspect(container)
+        if whole is None or whole.netns is None or whole.netns in self._read:
             return False
         return self.read(whole.netns)
 
@@ -134,6 +129,41 @@ class Collector:
                 listing.cancel()
         self._taken_at_ns = time.time_ns()
         return self._snapshot(after, gaps)
+
+    def outline(self) -> Snapshot:
+        """Read links, addresses and routes of every namespace that can be found: for views of the whole host.
+
+        What dies meanwhile is left out, or a gap. Raises PrivilegeError.
+        """
+        for container in self._intents.all().containers:
+            if container.status in ("running", "paused"):
+                self._inspect(container)
+        self._look_around()
+        pinned = [ns for place in self._places.all() if (ns := self._places.pinned(place.inode)) is not None]
+        for ns in pinned:
+            place = self._places.get(ns.inode)
+            name, kind = (place.name, place.kind) if place is not None else (ns.label, "netns")
+            try:
+                # A socket for each of five hundred namespaces at once would be too many.
+                with Channel(ns) as channel:
+                    self._channels[ns.inode] = channel
+                    self._read[ns.inode], self._gaps[ns.inode] = read_outline(ns, channel, name=name, kind=kind)
+                    self._finish(ns)
+            except NamespaceGone as error:
+                self._lost.append(Gap(section="namespace", netns=name, reason=str(error)))
+            finally:
+                self._channels.pop(ns.inode, None)
+        self._taken_at_ns = time.time_ns()
+        return self.snapshot()
+
+    def _inspect(self, container: Container) -> Container | None:
+        """Ask its engine for all of a container; None when it has gone, or the engine does not say."""
+        try:
+            return self._intents.inspect(container)
+        except (EngineError, NotFound) as error:
+            gap = Gap(section="intent", netns=None, reason=str(error))
+            self._lost += [] if gap in self._lost else [gap]
+            return None
 
     def intent(self, *, complete: bool = False) -> Intent:
         """Return what the engines meant; `complete` asks for the process and namespace of every running container."""

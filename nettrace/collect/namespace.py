@@ -19,7 +19,7 @@ from nettrace.model.flow import Flow
 from nettrace.model.snapshot import ConntrackEntry, Gap, Link, Namespace
 from nettrace.netns import Netns, run_in
 
-__all__ = ["begin_listing", "read_again", "read_namespace"]
+__all__ = ["begin_listing", "read_again", "read_namespace", "read_outline"]
 
 T = TypeVar("T")
 
@@ -146,4 +146,18 @@ def read_again(
             visit.gaps += [Gap(section="netfilter", netns=before.name, reason=reason) for reason in listing.reasons]
 
     namespace = run_in(ns, work)
+    return namespace, tuple(visit.gaps)
+
+
+def read_outline(ns: Netns, channel: Channel, *, name: str, kind: str) -> tuple[Namespace, tuple[Gap, ...]]:
+    """Read what hangs on what in a namespace: its links, addresses and routes, nothing that decides over packets."""
+    visit = _Visit(ns, channel, name, None)
+    namespace = Namespace(
+        id=ns.inode,
+        name=name,
+        kind=kind,
+        links=visit.table("links", lambda: read_links(channel)[0]),
+        addresses=visit.table("addresses", lambda: read_addresses(channel)),
+        routes=visit.table("routes", lambda: read_routes(channel)),
+    )
     return namespace, tuple(visit.gaps)

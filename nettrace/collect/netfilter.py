@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nettrace.collect.netlink import NETLINK_NETFILTER, Channel, attribute
 from nettrace.collect.proc import module_available, read_text
@@ -22,7 +25,7 @@ from nettrace.netns import Netns
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["Listing", "Tools", "parse_nft_chains"]
+__all__ = ["Listing", "Tools", "is_whole", "parse_nft_chains"]
 
 NFT_MSG_GETTABLE = 10 << 8 | 1
 NFT_MSG_GETCHAIN = 10 << 8 | 4
@@ -34,6 +37,9 @@ XT_TABLES = {"filter", "nat", "mangle", "raw", "security", "broute"}
 XT_CHAINS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "BROUTING"}
 
 TIMEOUT_S = 10.0
+#: How often a listing is made that breaks off, and how long is waited in between.
+ATTEMPTS = 4
+PAUSE_S = 0.02
 SEARCH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
 
 
@@ -66,16 +72,24 @@ class Tools:
 
 
 class _Run:
-    """One listing on its way: a child process of the namespace, started before anyone waits for it."""
+    """One listing on its way: a child process of the namespace, started before anyone waits for it.
+
+    The tools read one kind of object after the other. Where the rules change meanwhile, nft and iptables-save may
+    end well with half a document, or none; such a listing is made again.
+    """
 
     def __init__(self, argv: Sequence[str], format: DumpFormat, backend: str, family: str) -> None:
-        import subprocess
-
         self.format, self.backend, self.family = format, backend, family
         self.what = " ".join([Path(argv[0]).name, *argv[1:]])
+        self._argv = argv
+        self._child = self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        import subprocess
+
         environment: Mapping[str, str] = {**os.environ, "LC_ALL": "C"}
-        self._child: subprocess.Popen[bytes] = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        return subprocess.Popen(
+            self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )
 
     def cancel(self) -> None:
@@ -84,20 +98,43 @@ class _Run:
         self._child.communicate()
 
     def finish(self) -> NetfilterDump | str:
-        """Wait for the listing; return it, or why there is none."""
+        """Wait for the listing; return it, or why there is none. Must be called from inside the namespace."""
         import subprocess
 
+        trouble = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(PAUSE_S)
+                self._child = self._started()
+            try:
+                out, err = self._child.communicate(timeout=TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.cancel()
+                return f"`{self.what}` did not end within {TIMEOUT_S:.0f} s"
+            if self._child.returncode != 0:
+                said = (err.decode(errors="replace").strip().splitlines() or ["no message"])[0]
+                trouble = f"`{self.what}` failed: {said}"
+            elif not is_whole(out, self.format):
+                trouble = f"`{self.what}` broke off {ATTEMPTS} times: the rules keep changing"
+            else:
+                text = out.decode(errors="replace")
+                return NetfilterDump(format=self.format, backend=self.backend, family=self.family, text=text)
+        return trouble
+
+
+def is_whole(listing: bytes, format: DumpFormat) -> bool:
+    """Tell whether a listing ends as it should, so that nothing of it is missing."""
+    if format is DumpFormat.NFT_JSON:
         try:
-            out, err = self._child.communicate(timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.cancel()
-            return f"`{self.what}` did not end within {TIMEOUT_S:.0f} s"
-        if self._child.returncode != 0:
-            said = (err.decode(errors="replace").strip().splitlines() or ["no message"])[0]
-            return f"`{self.what}` failed: {said}"
-        return NetfilterDump(
-            format=self.format, backend=self.backend, family=self.family, text=out.decode(errors="replace")
-        )
+            msgspec.json.decode(listing, type=msgspec.Raw)
+        except msgspec.DecodeError:
+            return False
+        return True
+    if format is DumpFormat.IPTABLES_SAVE:
+        lines = listing.splitlines()
+        # Of a table that it cannot show it says at least so, in a comment.
+        return bool(lines) and sum(line.startswith(b"*") for line in lines) == lines.count(b"COMMIT")
+    return True
 
 
 class Listing:

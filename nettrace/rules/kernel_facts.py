@@ -22,7 +22,7 @@ from nettrace.rules.case import Case
 from nettrace.rules.wording import place_of
 from nettrace.testimony import Met, Passing
 
-__all__ = ["drop_text", "kernel_evidence", "kernel_gaps", "kernel_lines", "rises", "telling_drops"]
+__all__ = ["drop_text", "dropped_by", "kernel_evidence", "kernel_gaps", "kernel_lines", "rises", "telling_drops"]
 
 #: A drop for one of these reasons is a loss only where the model knows one that ends so: frames for others reach
 #: every port of a flooding bridge, and an answer that raw sockets have had has no other taker.
@@ -84,6 +84,18 @@ def _traced(case: Case, blocker: Blocker) -> Iterator[Evidence]:
                 return
         elif blocker.segment is Segment.REMOTE and (passing.table, passing.hook) == ("nat", Hook.POSTROUTING):
             yield _trace_evidence(case, passing)
+
+
+def dropped_by(case: Case, lost: Iterable[int]) -> Iterator[str]:
+    """Say which rules dropped some of the lost probes, or the answers to them, and how many each."""
+    among = set(lost)
+    counts: dict[str, int] = {}
+    for each in case.correlation.told:
+        if each.verdict is FilterVerdict.DROP and each.nonce in among and each.direction is not None:
+            place = f"{_name(case, each.netns)}: {_place(each.met[-1])}: {each.met[-1].text}"
+            counts[place] = counts.get(place, 0) + 1
+    for place, count in counts.items():
+        yield f"the kernel dropped {count} at {place}"
 
 
 _WHAT = {

@@ -17,7 +17,7 @@ from nettrace.collect.dns import (
     parse_response,
     read_config,
 )
-from nettrace.collect.netfilter import Tools
+from nettrace.collect.netfilter import Tools, is_whole
 from nettrace.collect.proc import (
     parse_cache_stat,
     parse_conntrack_stat,
@@ -27,6 +27,7 @@ from nettrace.collect.proc import (
     parse_softnet,
     parse_xfrm,
 )
+from nettrace.model.snapshot import DumpFormat
 
 
 def test_backlogs_are_summed_over_processors() -> None:
@@ -140,3 +141,16 @@ def test_tools_are_found_by_what_they_are(tmp_path: Path, monkeypatch: pytest.Mo
     direct = program(tmp_path, "iptables-legacy-save")
     assert tools.save("iptables-save", "legacy") == [str(direct)]
     assert tools.save("ip6tables-save", "legacy") == [str(legacy), "ip6tables-save"]
+
+
+def test_half_a_listing_is_known_as_such() -> None:
+    document = b'{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"family": "ip", "name": "filter"}}]}\n'
+    saved = b"# Generated\n*filter\n:FORWARD DROP [0:0]\n-A FORWARD -j ACCEPT\nCOMMIT\n*nat\nCOMMIT\n"
+    assert is_whole(document, DumpFormat.NFT_JSON)
+    assert is_whole(saved, DumpFormat.IPTABLES_SAVE)
+    for end in range(len(document) - 1):
+        assert not is_whole(document[:end], DumpFormat.NFT_JSON)
+    for end in range(saved.index(b"*nat")):
+        cut = saved[:end]
+        whole = cut.rstrip().endswith(b"COMMIT") or (cut and b"*" not in cut)
+        assert is_whole(cut, DumpFormat.IPTABLES_SAVE) == bool(whole), cut

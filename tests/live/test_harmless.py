@@ -267,12 +267,22 @@ def test_without_the_nft_program_rules_are_still_named(plain_lab: Lab) -> None:
     assert [gap for gap in verdict["gaps"] if gap["section"] == "netfilter"]
 
 
+MOUNTED = "mountpoint -q /sys/kernel/tracing || mount -t tracefs none /sys/kernel/tracing"
+UNMOUNTED = "while umount /sys/kernel/tracing /sys/kernel/debug/tracing 2>/dev/null; do :; done; true"
+
+
+@pytest.mark.parametrize("preparation", [MOUNTED, UNMOUNTED], ids=["mounted", "not mounted"])
+def test_drops_have_reasons_wherever_tracefs_is(plain_lab: Lab, preparation: str) -> None:
+    plain_lab.break_fault("forward-drop")
+    verdict = hindered(plain_lab, preparation, QUESTION)
+    assert verdict["gaps"] == []
+    found = [each["text"] for each in verdict["findings"][0]["evidence"] if each["kind"] == "drop"]
+    assert [text for text in found if "NETFILTER_DROP" in text]
+
+
 def test_a_tracefs_that_may_only_be_read_is_a_gap(plain_lab: Lab) -> None:
     plain_lab.break_fault("forward-drop")
-    preparation = (
-        "mkdir -p /sys/kernel/tracing && (mountpoint -q /sys/kernel/tracing "
-        "|| mount -t tracefs none /sys/kernel/tracing); mount -o remount,ro,bind /sys/kernel/tracing"
-    )
+    preparation = f"{{ {MOUNTED}; }}; mount -o remount,ro,bind /sys/kernel/tracing"
     verdict = hindered(plain_lab, preparation, QUESTION)
     assert first_code(verdict) == "filter.rule-drop"
     (gap,) = [each for each in verdict["gaps"] if each["section"] == "drop-reason"]

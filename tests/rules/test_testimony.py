@@ -229,3 +229,19 @@ def test_without_a_probe_nothing_is_claimed() -> None:
     lab = lab_with("-d 8.8.8.8/32 -j DROP")
     case = case_of(lab.snapshot(), ask(lab, *OUT))
     assert case.correlation.told == ()
+
+
+def test_the_rule_that_drops_only_some_probes_is_told_beside_the_loss() -> None:
+    lab = lab_with("-m statistic --mode random --probability 0.5 -j DROP")
+    drop = replace(step("FORWARD", "drop", 101, first=ASKED, skb=9), nonce=1)
+    words = said(drop, handles={"FORWARD": forward_handles(lab)})
+
+    def half(trace: Trace) -> Observation:
+        heard = observed(reply=True)(trace)
+        return replace(heard, sent=(*heard.sent, replace(heard.sent[0], nonce=1)), testimony=words)
+
+    found = verdict(lab, half)
+    assert found.outcome is Result.DEGRADED
+    (gap,) = [each.reason for each in found.gaps if each.section == "probe"]
+    assert gap.startswith("1 of 2 probes were answered")
+    assert "the kernel dropped 1 at host: iptables (nft) filter FORWARD rule 1: -A FORWARD -m statistic" in gap

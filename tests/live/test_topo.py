@@ -1,0 +1,109 @@
+"""`nettrace topo` on real hosts: what Docker built is shown as Docker means it, and what was broken is marked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from nettrace.lab import Lab
+from nettrace.model.base import from_json
+from nettrace.model.topology import Topology
+
+pytestmark = pytest.mark.live
+
+
+def topo(lab: Lab) -> dict[str, Any]:
+    done = lab.nettrace(["topo", "--json"])
+    assert done.returncode == 0, done.stderr
+    decoded: dict[str, Any] = json.loads(done.stdout)
+    from_json(done.stdout.encode(), Topology)
+    return decoded
+
+
+def box(found: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(each for each in found["boxes"] if each["name"] == name)
+
+
+def differences(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(each["at"], each["found"]) for each in found["differences"]]
+
+
+def test_a_healthy_docker_host_is_as_docker_meant_it(docker_lab: Lab) -> None:
+    docker_lab.prepare("macvlan-host")
+    found = topo(docker_lab)
+    assert found["differences"] == []
+    assert found["gaps"] == []
+    nets = {each["name"]: each for each in found["networks"]}
+    assert nets["noicc"]["options"]["icc"] == "off"
+    assert nets["sealed"]["options"]["internal"] == "yes"
+    assert nets["mv"]["driver"] == "macvlan"
+    (eth0,) = [each for each in box(found, "app")["interfaces"] if each["device"] == "eth0"]
+    host = {each["device"]: each for each in box(found, "host")["interfaces"]}
+    veth = host[eth0["peer"].removeprefix("host/")]
+    assert (eth0["peer_ifindex"], veth["peer_ifindex"]) == (veth["ifindex"], eth0["ifindex"])
+    assert veth["peer"] == "app/eth0"
+    assert veth["master"] == "docker0"
+    assert eth0["network"] == "bridge"
+    assert "0.0.0.0:8080 → 80/tcp" in box(found, "web")["ports"]
+    assert [each["peer"] for each in box(found, "mv1")["interfaces"] if each["kind"] == "macvlan"] == ["host/eth0"]
+    # Labs beside this one are hosts of their own.
+    assert not [each["name"] for each in found["boxes"] if each["name"].endswith("-host")]
+
+
+def test_a_container_in_anothers_namespace_is_told_by_its_owner(docker_lab: Lab) -> None:
+    docker_lab.docker("run", "-d", "--name", "sidecar", "--network", "container:app", "busybox", "sleep", "600")
+    try:
+        found = topo(docker_lab)
+        assert box(found, "sidecar")["joined"] == "app"
+        assert box(found, "sidecar")["interfaces"] == []
+        assert box(found, "sidecar")["netns"] == box(found, "app")["netns"]
+    finally:
+        docker_lab.docker("rm", "-f", "sidecar")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("veth-detached", "port of no bridge"),
+        ("bridge-down", "down"),
+        ("destination-address-flushed", "not held"),
+        ("container-default-deleted", "no such route"),
+    ],
+)
+def test_what_was_broken_is_marked(docker_lab: Lab, fault: str, words: str) -> None:
+    docker_lab.prepare(fault)
+    docker_lab.break_fault(fault)
+    assert words in [found for _at, found in differences(topo(docker_lab))]
+
+
+def test_a_host_without_an_engine_shows_its_namespaces(plain_lab: Lab) -> None:
+    found = topo(plain_lab)
+    assert box(found, "host")["kind"] == "host"
+    assert [each for each in box(found, "host")["interfaces"] if each["master"] == "docker0"]
+
+
+def test_pictures_and_tables_are_printed(docker_lab: Lab) -> None:
+    for form, start in (("dot", "graph nettrace {"), ("mermaid", "flowchart LR"), ("text", "Networks")):
+        done = docker_lab.nettrace(["topo", "--format", form])
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(start)
+
+
+def test_two_outputs_at_once_are_a_usage_error(plain_lab: Lab) -> None:
+    done = plain_lab.nettrace(["topo", "--json", "--format", "dot"])
+    assert done.returncode == 2
+    assert "--json" in done.stderr
+
+
+def test_a_container_that_dies_meanwhile_is_no_traceback(docker_lab: Lab) -> None:
+    docker_lab.docker("run", "-d", "--name", "brief", "busybox", "sleep", "600")
+    command = docker_lab.command(["docker", "rm", "-f", "brief"])
+    with subprocess.Popen(command, env=docker_lab.environment(), stdout=subprocess.DEVNULL) as killer:
+        for _ in range(3):
+            done = docker_lab.nettrace(["topo", "--json"])
+            assert done.returncode == 0, done.stderr
+            json.loads(done.stdout)
+        killer.wait(30)
