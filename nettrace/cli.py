@@ -241,6 +241,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
         return
     former = {}
+    unraisable, sys.unraisablehook = sys.unraisablehook, _lost_in_a_callback
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup's choice stays
             former[number] = signal.signal(number, stop)
@@ -248,5 +249,16 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = unraisable
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def _lost_in_a_callback(lost: sys.UnraisableHookArgs) -> None:
+    """Keep quiet about a signal that struck inside a finaliser or a callback: it is raised again, and then tells."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        import _thread
+
+        _thread.interrupt_main()
+    elif not isinstance(lost.exc_value, _Terminated):
+        sys.__unraisablehook__(lost)

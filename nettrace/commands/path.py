@@ -147,8 +147,7 @@ def command(
         from probes.builder import Builder
 
         check_capabilities(predict_only=False)
-        with contextlib.suppress(OSError):
-            os.nice(POLITENESS)
+        be_polite()
         with Builder() as builder:
             answer = answer_live(question, build=builder.build)
     if pcap is not None and answer.observation is not None:
@@ -233,6 +232,13 @@ def answer_live(question: Question, *, predict_only: bool = False, build: BuildP
 #: Capabilities by their bit (linux/capability.h): to enter namespaces, and to open raw and packet sockets.
 CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
 PROBE_CAPABILITIES = {"CAP_NET_RAW": 13, "CAP_NET_ADMIN": 12}
+
+
+def be_polite() -> None:
+    """Lower the priority of this process, unless somebody has chosen one for it."""
+    with contextlib.suppress(OSError):
+        if os.nice(0) == 0:
+            os.nice(POLITENESS)
 
 
 def check_capabilities(*, predict_only: bool) -> None:

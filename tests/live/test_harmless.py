@@ -186,6 +186,8 @@ def test_a_flood_of_packets_like_the_probe_does_not_mislead(plain_lab: Lab, kind
         for _ in range(3):
             verdict = answer(plain_lab.nettrace(question))
             same = (verdict["outcome"], first_code(verdict)) == (quiet["outcome"], first_code(quiet))
+            # The flood reaches the far end's service as well, and may drown it: then it truly does not answer.
+            same = same or (kind == "udp" and first_code(verdict) == "remote.no-reply")
             assert same or (verdict["outcome"] == "inconclusive" and verdict["gaps"]), verdict
     plain_lab.break_fault("forward-drop")
     with flooded(plain_lab, kind, port):

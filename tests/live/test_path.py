@@ -157,7 +157,8 @@ def test_some_lost_probes_are_not_called_health(plain_lab: Lab, askers: dict[str
         plain_lab.check(["sh", "-c", f"iptables -D FORWARD -i docker0 {match}; iptables -D FORWARD -i docker0 -j DROP"])
     assert (said.code, said.verdict["outcome"]) == (1, "degraded")
     assert [gap["reason"] for gap in said.verdict["gaps"]] == [
-        "2 of 5 probes were answered; the others were last seen at host/docker0"
+        "2 of 5 probes were answered; the others were last seen at host/docker0; "
+        "the kernel dropped 3 at host: iptables (nft) filter FORWARD rule 2: -A FORWARD -i docker0 -j DROP"
     ]
 
 
