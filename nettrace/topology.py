@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nettrace.model.base import rows
+from nettrace.model.base import Missing, rows
 from nettrace.model.intent import Container, Endpoint, Network, PublishedPort
 from nettrace.model.snapshot import Link, Namespace, Snapshot
 from nettrace.model.topology import Box, Difference, Interface, NetworkView, Topology
@@ -238,7 +238,7 @@ def _differences(host: _Host) -> Iterator[Difference]:
 
 def _network_differences(host: _Host, network: Network) -> Iterator[Difference]:
     root = host.root
-    if network.driver != "bridge" or network.bridge is None or root is None:
+    if network.driver != "bridge" or network.bridge is None or root is None or _unread(root):
         return
     bridge = next((link for link in rows(root.links) if link.name == network.bridge), None)
     at = f"{root.name}/{network.bridge}"
@@ -256,7 +256,7 @@ def _network_differences(host: _Host, network: Network) -> Iterator[Difference]:
 
 def _endpoint_differences(host: _Host, ns: Namespace, container: Container, endpoint: Endpoint) -> Iterator[Difference]:
     network = host.networks.get(endpoint.network_id)
-    if network is None or network.driver in ("host", "null"):
+    if network is None or network.driver in ("host", "null") or _unread(ns):
         return
     link = next((each for each in rows(ns.links) if host.endpoint_of(ns, each) is endpoint), None)
     if link is None:
@@ -273,12 +273,18 @@ def _endpoint_differences(host: _Host, ns: Namespace, container: Container, endp
     if network.mtu is not None and link.mtu != network.mtu:
         yield Difference(at=at, meant=f"mtu {network.mtu}", found=f"mtu {link.mtu}")
     gateways = {hop.gateway for route in rows(ns.routes) if not route.dst.prefixlen for hop in route.nexthops}
-    if len(container.endpoints) == 1 and not network.internal and network.driver == "bridge":
+    routed = network.driver == "bridge" and not network.internal and not isinstance(ns.routes, Missing)
+    if len(container.endpoints) == 1 and routed:
         for gateway in (endpoint.gateway, endpoint.gateway6):
             if gateway is not None and gateway not in gateways:
                 yield Difference(at=at, meant=f"default via {gateway}", found="no such route")
     if network.driver == "bridge" and network.bridge is not None:
         yield from _port_differences(host, ns, link, network)
+
+
+def _unread(ns: Namespace) -> bool:
+    """Tell whether devices or addresses could not be read: then nothing is known to be missing. The gaps say it."""
+    return isinstance(ns.links, Missing) or isinstance(ns.addresses, Missing)
 
 
 def _port_differences(host: _Host, ns: Namespace, link: Link, network: Network) -> Iterator[Difference]:
@@ -288,7 +294,8 @@ def _port_differences(host: _Host, ns: Namespace, link: Link, network: Network) 
     if link.kind != "veth":
         return
     if far is None:
-        if link.peer_nsid is None:
+        there = host.namespaces.get(link.peer_netns if link.peer_netns is not None else ns.id)
+        if link.peer_nsid is None and there is not None and not _unread(there):
             yield Difference(at=at, meant="a veth pair with the host", found="its other end is gone")
         return
     other, port = far

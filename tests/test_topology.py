@@ -111,3 +111,11 @@ def test_every_edge_of_a_picture_has_both_its_nodes() -> None:
     edges = [line.strip().rstrip(";").split(" ") for line in lines if " -- " in line]
     assert edges
     assert all({edge[0], edge[2]} <= nodes for edge in edges)
+
+
+@pytest.mark.parametrize("section", ["links", "addresses", "routes"])
+@pytest.mark.parametrize("name", ["host", "app"])
+def test_what_was_not_read_is_a_gap_and_no_difference(section: str, name: str) -> None:
+    topo = of(lambda lab: lab.lose(section, name))
+    assert topo.differences == ()
+    assert (section, name) in [(each.section, each.netns) for each in topo.gaps]
