@@ -14,9 +14,8 @@ from nettrace.model.snapshot import DumpFormat, Snapshot
 from nettrace.wire.link import ETHERNET
 from nettrace.wire.token import MAX_PROBES, VXLAN_PORTS, RunToken, make_token
 from probes.points import CaptureSpec, capture_spec
-from probes.witness.session import Watch
 
-__all__ = ["Ask", "Expectation", "Injection", "ProbePlan", "plan_probe"]
+__all__ = ["Ask", "Expectation", "Injection", "ProbePlan", "Watch", "plan_probe"]
 
 #: Delivery inside one host is done before sendto(2) returns or a moment later; this long after the last sighting,
 #: nothing more comes.
@@ -81,6 +80,18 @@ class Ask(Model):
     mac: str
     source: IPAddress
     target: IPAddress
+
+
+class Watch(Model):
+    """One namespace (inode) whose nftables rules are to be traced.
+
+    `bridge` asks for the bridge's own chains too. `order` asks how the rules stand in their chains, for where no
+    listing tells their handles.
+    """
+
+    netns: int
+    bridge: bool = False
+    order: bool = False
 
 
 class ProbePlan(Model):

@@ -6,7 +6,7 @@
     session     the witnesses of one run together: opened, heard and closed
 
 Each witness is opened by a function, is a context manager, has a `fileno()` that becomes readable when there is
-something to hear and a `read()` that never blocks, and leaves nothing behind when it is closed. `available()` of each
-says in one sentence why it cannot serve here, or None; what goes wrong later is WitnessError, and never stops a probe.
+something to hear and a `read()` that never blocks, and leaves nothing behind when it is closed. One that cannot serve
+here raises WitnessError, which says why in one clause, and never stops a probe.
 Counters, the witness that always works, are in the Snapshots taken before and after (`nettrace.collect`).
 """

@@ -15,7 +15,7 @@ __all__ = ["Lost", "WitnessError", "close_together", "module_present"]
 
 
 class WitnessError(NettraceError):
-    """A witness cannot serve; the message is the reason, one clause that fits after "not available:"."""
+    """A witness cannot serve; the message is the reason, in one clause."""
 
 
 class Lost(Model, tag="lost", tag_field="is"):

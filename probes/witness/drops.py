@@ -30,7 +30,7 @@ import msgspec
 from nettrace.model.base import Model
 from probes.witness.base import Lost, WitnessError
 
-__all__ = ["DropEvent", "DropParser", "Drops", "available", "open_drops", "sweep"]
+__all__ = ["DropEvent", "DropParser", "Drops", "open_drops", "sweep"]
 
 _EVENT: Final = "events/skb/kfree_skb"
 _READ_BYTES: Final = 1 << 16
@@ -242,21 +242,6 @@ class Drops:
             self._instances = self._pipe = self._folder = -1
 
 
-def available() -> str | None:
-    """Return why drops cannot be witnessed here, or None; nothing is set up."""
-    try:
-        instances = _open_instances()
-        try:
-            _get(instances, f"../{_EVENT}/format")
-        finally:
-            os.close(instances)
-    except OSError as error:
-        return _why(error)
-    except WitnessError as error:
-        return str(error)
-    return None
-
-
 def open_drops(tid: int | None = None, *, stack: bool = False) -> Drops:
     """Listen for drops in the context of the calling thread, or of thread `tid` as the initial pid namespace counts.
 
@@ -319,22 +304,13 @@ def _start_time(pid: int) -> int | None:
 
 
 def _put(folder: int, path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+    with open(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, dir_fd=folder), "w") as file:
+        file.write(text)
 
 
 def _get(folder: int, path: str) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        parts = []
-        while part := os.read(fd, _READ_BYTES):
-            parts.append(part)
-    finally:
-        os.close(fd)
-    return b"".join(parts).decode(errors="replace")
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), errors="replace") as file:
+        return file.read()
 
 
 # --- The tracing file system ----------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ from probes.witness.netlink import (
     u32,
 )
 
-__all__ = ["RuleEvent", "RuleTrace", "available", "open_rule_trace", "parse_trace", "read_handles"]
+__all__ = ["RuleEvent", "RuleTrace", "open_rule_trace", "parse_trace", "read_handles"]
 
 NFNLGRP_NFTRACE: Final = 9
 NFNL_SUBSYS_NFTABLES: Final = 10
@@ -184,23 +184,6 @@ class RuleTrace:
                     # What somebody else has marked passes our chains as well, without matching a rule of ours.
                     self._ours.add(event.id)
         return found
-
-
-def available(ns: Netns) -> str | None:
-    """Return why rules cannot be traced in the namespace, or None.
-
-    The kernel is given the real table in a batch without an end, which it checks and throws away.
-    """
-    try:
-        missing = _missing(ns)
-        if missing is not None:
-            return missing
-        with open_netlink(ns, NETLINK_NETFILTER, NFNLGRP_NFTRACE) as sock:
-            sock.settimeout(TIMEOUT_S)
-            _send(sock, _table_messages(_INET, _name(), ()), commit=False)
-    except WitnessError as error:
-        return str(error)
-    return None
 
 
 def open_rule_trace(ns: Netns, marks: Sequence[Mark], *, bridge: bool = False) -> RuleTrace:
@@ -391,18 +374,14 @@ class _Taken(WitnessError):
     """The table's name is in use."""
 
 
-def _send(sock: socket.socket, parts: Sequence[tuple[int, int, int, bytes]], *, commit: bool = True) -> None:
-    """Send one batch and wait for the kernel's word on it; raises WitnessError.
-
-    The kernel commits a batch before it answers, and aborts one that has no end.
-    """
+def _send(sock: socket.socket, parts: Sequence[tuple[int, int, int, bytes]]) -> None:
+    """Send one batch and wait for the kernel's word on it, which comes once it is committed; raises WitnessError."""
     last = len(parts)
     frame = [_edge(NFNL_MSG_BATCH_BEGIN, 0)]
     for at, (kind, flags, family, body) in enumerate(parts, 1):
         wanted = NLM_F_REQUEST | flags | (NLM_F_ACK if at == last else 0)
         frame.append(netfilter_message(kind, wanted, at, family, body))
-    if commit:
-        frame.append(_edge(NFNL_MSG_BATCH_END, last + 1))
+    frame.append(_edge(NFNL_MSG_BATCH_END, last + 1))
     try:
         sock.send(b"".join(frame))
         code = _answer(sock, last)

@@ -13,17 +13,17 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from nettrace.errors import NettraceError
-from nettrace.model.base import Model
 from nettrace.model.observe import ChainOrder, KernelDrop, RuleStep, SightingKind, Silence, Testimony
 from nettrace.netns import Netns
 from nettrace.wire.parse import Headers, parse_headers
 from nettrace.wire.token import RunToken
+from probes.plan import Watch
 from probes.witness.base import Lost, WitnessError, close_together
 from probes.witness.drops import DropEvent, Drops, open_drops, sweep
 from probes.witness.marks import marks_of
 from probes.witness.nftrace import RuleEvent, RuleTrace, open_rule_trace, read_handles
 
-__all__ = ["Watch", "Witnesses", "wait_until_closed"]
+__all__ = ["Witnesses", "wait_until_closed"]
 
 #: What an ICMP error is known by again: its namespace, type and code, and what it quotes of an IP header that no
 #: translation changes (RFC 792: the first 10 of the 12 bytes that are reported of it).
@@ -46,18 +46,6 @@ def wait_until_closed() -> None:
     """Wait until everything that was closed in this process is gone."""
     while _closing:
         _closing.pop().join()
-
-
-class Watch(Model):
-    """One namespace (inode) whose nftables rules are to be traced.
-
-    `bridge` asks for the bridge's own chains too. `order` asks how the rules stand in their chains, for where no
-    listing tells their handles.
-    """
-
-    netns: int
-    bridge: bool = False
-    order: bool = False
 
 
 class Witnesses:

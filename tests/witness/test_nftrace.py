@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -18,7 +17,6 @@ import pytest
 from nettrace.model.snapshot import DumpFormat, NetfilterDump
 from nettrace.netfilter import load_ruleset
 from nettrace.netfilter.handles import RuleHandles
-from probes.witness import nftrace
 from probes.witness.base import Lost, WitnessError, close_together
 from probes.witness.marks import NETWORK, TRANSPORT, Compare, Mark
 from probes.witness.nftrace import RuleEvent, RuleTrace, open_rule_trace, read_handles
@@ -261,11 +259,6 @@ def test_a_large_ruleset_costs_nothing_extra(hosts: Rig) -> None:
     assert handles[-1] == last.handle
 
 
-def test_availability_leaves_nothing(hosts: Rig) -> None:
-    assert nftrace.available(hosts.pins["h"]) is None
-    assert json.loads(hosts.inside("h", "nft", "-j", "list", "tables"))["nftables"][1:] == []
-
-
 def test_no_descriptor_is_left_open(hosts: Rig) -> None:
     with open_rule_trace(hosts.pins["h"], echo()):
         pass
@@ -290,7 +283,6 @@ def test_without_the_capability_it_says_so(hosts: Rig) -> None:
         from probes.witness.marks import Mark
         ns = pin(sys.argv[1])
         ctypes.CDLL(None, use_errno=True).unshare(0x10000000)  # CLONE_NEWUSER: no capability outside
-        print(nftrace.available(ns))
         try:
             nftrace.open_rule_trace(ns, [Mark(family=4, proto=1, compares=())])
         except WitnessError as error:
@@ -303,9 +295,7 @@ def test_without_the_capability_it_says_so(hosts: Rig) -> None:
         cwd=ROOT,
         check=True,
     )
-    first, second = done.stdout.splitlines()
-    assert "CAP_" in first
-    assert "CAP_" in second
+    assert "CAP_" in done.stdout
 
 
 def test_a_closed_namespace_is_a_reason(hosts: Rig) -> None:
@@ -313,6 +303,5 @@ def test_a_closed_namespace_is_a_reason(hosts: Rig) -> None:
 
     gone = pin(f"/run/netns/{hosts.tag}-h", "gone")
     gone.close()
-    assert "let go" in str(nftrace.available(gone))
     with pytest.raises(WitnessError, match="let go"):
         open_rule_trace(gone, echo())
