@@ -10,7 +10,7 @@ import msgspec
 
 from nettrace.model.base import Model
 from nettrace.model.flow import Packet, Proto
-from nettrace.model.netfilter import FilterVerdict, Hook, HookResult, Tracking
+from nettrace.model.netfilter import FilterVerdict, HookResult, Tracking
 from nettrace.model.observe import Blind, Observation, Open, Sighting, SightingKind, Way
 from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Reason, Segment, Step, StepKind, Trace
 from nettrace.model.verdict import Agreement, Basis, ObservedSight, PredictedSight
@@ -491,26 +491,31 @@ def _is_that(step: Step, passing: Passing) -> bool:
 def _told_step(trace: Trace, leg: Leg, known: Step | None, passing: Passing) -> Step:
     """Return the model's step as the kernel took it, or one of its own where the model has none."""
     ref = passing.decided_by
-    hook = passing.hook if passing.hook is not None else Hook.FORWARD
     last = passing.met[-1]
     said = ref.text if ref is not None else f"{last.family} {last.table} {last.chain} {last.text}"
-    text = f"{hook.value}: the kernel reports that the packet was dropped by {said}"
+    text = f"the kernel reports that the packet was dropped by {said}"
     if known is not None and known.hook is not None:
         decided = msgspec.structs.replace(known.hook, verdict=FilterVerdict.DROP, decided_by=ref)
         return msgspec.structs.replace(known, outcome=Outcome.DROP, reason=Reason.FILTERED, hook=decided, text=text)
     ends = {trace.flow.src.netns: Segment.SOURCE, trace.flow.dst.netns: Segment.DESTINATION}
-    own = ends.get(passing.netns, Segment.HOST)
+    hook: HookResult | None = None
+    if passing.hook is not None:
+        hook = HookResult(
+            hook=passing.hook,
+            verdict=FilterVerdict.DROP,
+            packet=passing.packet,
+            tracking=Tracking(),
+            decided_by=ref,
+        )
     return Step(
         kind=StepKind.HOOK,
         netns=passing.netns,
-        segment=own,
+        segment=ends.get(passing.netns, Segment.HOST),
         text=text,
         packet=passing.packet,
         outcome=Outcome.DROP,
         reason=Reason.FILTERED,
-        hook=HookResult(
-            hook=hook, verdict=FilterVerdict.DROP, packet=passing.packet, tracking=Tracking(), decided_by=ref
-        ),
+        hook=hook,
     )
 
 

@@ -169,7 +169,8 @@ def _proven(case: Case, blocker: Blocker) -> bool:
     if step is None or step.outcome is not Outcome.DROP:
         return False
     if case.correlation.probed:
-        return blocker.basis is Basis.BOTH
+        # Observed: the kernel itself has reported this very drop.
+        return blocker.basis is not Basis.PREDICTED
     # What lies beyond a decision that could not be told is a supposition.
     leg = case.trace.forward if blocker.direction is Direction.FORWARD else case.trace.reply
     return case.trace.forward.end is not LegEnd.UNKNOWN and leg is not None and leg.end is not LegEnd.UNKNOWN

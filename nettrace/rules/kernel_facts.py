@@ -13,13 +13,13 @@ from nettrace.correlate import Blocker, Passage
 from nettrace.model.base import Values, rows
 from nettrace.model.flow import PROTO_NUMBER, Proto
 from nettrace.model.netfilter import FilterVerdict, Hook
-from nettrace.model.observe import KernelDrop, Sighting, SightingKind
+from nettrace.model.observe import KernelDrop, SightingKind
 from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import ConntrackEntry, Namespace
 from nettrace.model.text import conntrack_text
 from nettrace.model.verdict import Evidence, EvidenceKind, GapView
 from nettrace.rules.case import Case
-from nettrace.rules.wording import place_of
+from nettrace.rules.wording import answer_text, place_of
 from nettrace.testimony import Met, Passing
 
 __all__ = ["drop_text", "dropped_by", "kernel_evidence", "kernel_gaps", "kernel_lines", "rises", "telling_drops"]
@@ -111,6 +111,8 @@ def _trace_evidence(case: Case, passing: Passing) -> Evidence:
     way = [passing.chain, *(each.effect.split()[1] for each in passing.met if each.effect.startswith(("jump", "goto")))]
     last = passing.met[-1]
     ended = "dropped" if passing.verdict is FilterVerdict.DROP else last.effect
+    if len(passing.met) == 1 and last.handle is None:
+        ended = f"no rule matched, {ended} by policy"
     through = f", by way of {' → '.join(way)}" if len(way) > 1 else ""
     return Evidence(
         kind=EvidenceKind.TRACE,
@@ -207,6 +209,9 @@ def drop_text(drop: KernelDrop) -> str:
 
 
 def _dropped(case: Case, blocker: Blocker) -> Iterator[Evidence]:
+    """The reasons of drops; not for a packet that is lost beyond this host, where what happens here is another's."""
+    if blocker.segment is Segment.REMOTE:
+        return
     reason = blocker.step.reason if blocker.step is not None else None
     for text in dict.fromkeys(drop_text(each) for each in telling_drops(case, reason)):
         yield Evidence(
@@ -226,16 +231,7 @@ def _errors(case: Case) -> Iterator[Evidence]:
         key = (each.packet.src, each.packet.icmp_type, each.packet.icmp_code, each.nonce)
         if key not in seen:
             seen.add(key)
-            yield Evidence(kind=EvidenceKind.ICMP, ref=each.point, text=_error_text(each))
-
-
-def _error_text(sighting: Sighting) -> str:
-    packet = sighting.packet
-    quoted = packet.quoted
-    about = f": {quoted.src} → {quoted.dst}" if quoted is not None else ""
-    probe = f" about probe {sighting.nonce + 1}" if sighting.nonce is not None else ""
-    name = {4: "ICMP", 6: "ICMPv6"}[packet.family]
-    return f"{packet.src} answered with {name} type {packet.icmp_type} code {packet.icmp_code}{probe}{about}"
+            yield Evidence(kind=EvidenceKind.ICMP, ref=each.point, text=answer_text(each))
 
 
 def _tracked(case: Case, blocker: Blocker) -> Iterator[Evidence]:
@@ -264,17 +260,18 @@ def _counted(case: Case, blocker: Blocker) -> Iterator[Evidence]:
     """Counters of losses that rose by exactly the probes that were sent, where the stop is."""
     if case.observation is None or case.after is None:
         return
-    sent = len(case.observation.sent)
-    step = blocker.step
-    found = []
+    sent, step = len(case.observation.sent), blocker.step
+    found: list[Evidence] = []
     for before in case.before.namespaces:
         after = case.after.namespace(before.id)
         if after is None or (step is not None and before.id != step.netns):
             continue
-        found += [f"{name}|{before.name}" for name, by in rises(before, after, case.flow.family) if by == sent]
-    for each in found[:_MOST_COUNTERS]:
-        name, _, where = each.partition("|")
-        yield Evidence(kind=EvidenceKind.COUNTER, ref=where, text=f"{name} rose by {sent} while the probe ran")
+        found += [
+            Evidence(kind=EvidenceKind.COUNTER, ref=before.name, text=f"{name} rose by {by} while the probe ran")
+            for name, by in rises(before, after, case.flow.family)
+            if by == sent
+        ]
+    yield from found[:_MOST_COUNTERS]
 
 
 def rises(before: Namespace, after: Namespace, family: int) -> Iterator[tuple[str, int]]:

@@ -20,7 +20,7 @@ from nettrace.rules.base import Change, Hit, Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule
 from nettrace.rules.faults import intent_evidence
-from nettrace.rules.wording import errno_evidence, wire_evidence
+from nettrace.rules.wording import answer_text, errno_evidence, wire_evidence
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +188,7 @@ def publish_hit(
 
 def _heard(case: Case) -> tuple[Evidence, ...]:
     return tuple(
-        Evidence(kind=EvidenceKind.PACKET, ref=each.point, text=f"{each.packet.src} answered with a TCP reset")
+        Evidence(kind=EvidenceKind.PACKET, ref=each.point, text=answer_text(each))
         for each in case.correlation.resets[:1]
     )
 

@@ -6,6 +6,7 @@ import errno
 
 from nettrace.correlate import Blocker
 from nettrace.model.netfilter import RuleRef
+from nettrace.model.observe import Sighting, SightingKind
 from nettrace.model.path import Step
 from nettrace.model.snapshot import Link, PolicyRule, Route
 from nettrace.model.text import link_text, route_text, rule_text
@@ -175,6 +176,17 @@ def place(case: Case, step: Step) -> str:
     view = case.view(step.netns)
     name = view.name if view is not None else str(step.netns)
     return f"{name}/{step.device}" if step.device else name
+
+
+def answer_text(sighting: Sighting) -> str:
+    """Say who answered with an ICMP error or a TCP reset, and about which probe."""
+    packet = sighting.packet
+    about = f" about probe {sighting.nonce + 1}" if sighting.nonce is not None else ""
+    if sighting.kind is SightingKind.RESET:
+        return f"{packet.src} answered with a TCP reset{about}"
+    name = {4: "ICMP", 6: "ICMPv6"}[packet.family]
+    quoted = f": {packet.quoted.src} → {packet.quoted.dst}" if packet.quoted is not None else ""
+    return f"{packet.src} answered with {name} type {packet.icmp_type} code {packet.icmp_code}{about}{quoted}"
 
 
 def both_ways(case: Case) -> str:

@@ -245,3 +245,26 @@ def test_the_rule_that_drops_only_some_probes_is_told_beside_the_loss() -> None:
     (gap,) = [each.reason for each in found.gaps if each.section == "probe"]
     assert gap.startswith("1 of 2 probes were answered")
     assert "the kernel dropped 1 at host: iptables (nft) filter FORWARD rule 1: -A FORWARD -m statistic" in gap
+
+
+def test_a_chain_that_no_listing_has_is_a_stop_at_no_hook_in_particular() -> None:
+    lab = plain_lab()
+    words = said(step("young", "drop", 7, first=ASKED, table="younger"))
+
+    def deaf(trace: Trace) -> Observation:
+        return replace(observed(arrived=False)(trace), captures=(), testimony=words)
+
+    found = verdict(lab, deaf)
+    assert found.outcome is Result.STOPPED
+    assert found.stop is not None
+    assert (found.stop.segment, found.stop.hook) == (Segment.HOST, None)
+    assert "model.contradicted" in [each.code for each in found.findings]
+
+
+def test_what_is_lost_beyond_this_host_is_not_blamed_on_a_drop_in_it() -> None:
+    lab = plain_lab()
+    drops = (KernelDrop(at_ns=100, reason="IP_RPFILTER", function="ip_rcv_finish_core"),)
+    found = verdict(lab, told(observed(), Testimony(drops=drops)))
+    assert found.stop is not None
+    assert found.stop.segment is Segment.REMOTE
+    assert evidence(found, EvidenceKind.DROP) == []

@@ -14,7 +14,7 @@ from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import blockers, view_of
-from nettrace.rules.wording import enter, sysctl_evidence, wire_evidence
+from nettrace.rules.wording import answer_text, enter, sysctl_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -26,7 +26,7 @@ def check(case: Case) -> Result:
         view = view_of(case, step)
         port = step.packet.dport
         heard = tuple(
-            Evidence(kind=EvidenceKind.PACKET, ref=each.point, text=f"{each.packet.src} answered with a TCP reset")
+            Evidence(kind=EvidenceKind.PACKET, ref=each.point, text=answer_text(each))
             for each in case.correlation.resets[:1]
         ) + tuple(
             Evidence(kind=EvidenceKind.ICMP, ref=each.point, text=f"{each.packet.src} answered: port unreachable")

@@ -14,7 +14,7 @@ from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.mtu_facts import TOO_BIG
-from nettrace.rules.wording import TIME_EXCEEDED
+from nettrace.rules.wording import TIME_EXCEEDED, answer_text
 
 
 def check(case: Case) -> Result:
@@ -43,7 +43,7 @@ def check(case: Case) -> Result:
             title=f"{first.packet.src} refuses the packet ({what})",
             explanation=f"The packet left this host correctly, and {first.packet.src} answered with {what}.",
             at=first.point,
-            evidence=(Evidence(kind=kind, ref=first.point, text=f"{what} from {first.packet.src}"),),
+            evidence=(Evidence(kind=kind, ref=first.point, text=answer_text(first)),),
             mend=Mend(summary=f"Ask whoever runs {first.packet.src}; nothing on this host stops the packet."),
             basis=case.blockers[0].basis,
             blocker=case.blockers[0],
