@@ -259,6 +259,8 @@ class _Driver:
         if nonce == 0:
             self._ask()
         sent = self.injector.send(nonce)
+        if self.witnesses is not None:
+            self.witnesses.sent(sent.at_ns, time.time_ns())
         self.sent.append(sent)
         return [Taken(nonce=nonce, at_s=time.monotonic(), errno=sent.errno)]
 

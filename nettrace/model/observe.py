@@ -107,7 +107,7 @@ class RuleStep(Model):
 
 
 class KernelDrop(Model):
-    """A packet that the kernel freed as dropped, in the context of the thread that sent the probes.
+    """A packet that the kernel freed as dropped, in the context of the thread that sent the probes, while it sent one.
 
     `reason` is the kernel's name without SKB_DROP_REASON_ ("NETFILTER_DROP"), None where it knows none; `function`
     dropped it, in `module` when it is in one, and is None when the kernel would not tell. `protocol` is the EtherType.

@@ -185,20 +185,8 @@ def _owner(met: Met) -> str:
 
 def telling_drops(case: Case, reason: Reason | None) -> tuple[KernelDrop, ...]:
     """Return the drops that may be of a probe that ends for a reason of the model (None: for no known one)."""
-    if case.observation is None:
-        return ()
-    sent = [each.at_ns for each in case.observation.sent]
-    if not sent:
-        return ()
-    return tuple(
-        each
-        for each in case.observation.testimony.drops
-        if each.at_ns >= min(sent) - _CLOCK_NS and (reason in _USUAL.get(each.reason or "", {reason}))
-    )
-
-
-#: The trace clock is told to the microsecond, and tied to the epoch by two readings one after the other.
-_CLOCK_NS = 1_000_000
+    drops = case.observation.testimony.drops if case.observation is not None else ()
+    return tuple(each for each in drops if reason in _USUAL.get(each.reason or "", {reason}))
 
 
 def drop_text(drop: KernelDrop) -> str:

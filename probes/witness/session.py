@@ -8,7 +8,6 @@ that sends.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -33,6 +32,8 @@ Quote = tuple[int, bytes, bytes]
 MAX_STEPS: Final = 20_000
 #: Steps of packets that somebody else traces; a host where that many come is one where we cannot keep up.
 MAX_FOREIGN: Final = 50_000
+#: The trace clock is told to the microsecond, and tied to the epoch by two readings one after the other.
+CLOCK_NS: Final = 500_000
 _ETHERTYPE: Final = {4: 0x0800, 6: 0x86DD}
 #: Ends of packets that are no loss: a device in promiscuous mode or a flooded bridge port got what is not for it, and
 #: a reply that raw sockets had their copies of has no other taker.
@@ -64,7 +65,7 @@ class Witnesses:
         self._following: set[tuple[int, int]] = set()
         self._quotes: set[Quote] = set()
         self._foreign = 0
-        self._opened_ns = 0
+        self._sending: list[tuple[int, int]] = []
 
     def open(self) -> None:
         """Open what can be opened; must be called by the thread that sends the probes."""
@@ -86,7 +87,14 @@ class Witnesses:
             self._drops = open_drops()
         except WitnessError as error:
             self._silent("drop-reason", str(error), None)
-        self._opened_ns = time.time_ns()
+
+    def sent(self, start_ns: int, end_ns: int) -> None:
+        """Note when a probe was handed to the kernel: what happens to it inside this host happens in that time.
+
+        A thread's context is lent to whatever the kernel has to do meanwhile, other packets among it: the shorter the
+        time, the fewer drops of theirs are taken for ours.
+        """
+        self._sending.append((start_ns - CLOCK_NS, end_ns + CLOCK_NS))
 
     def sources(self) -> list[RuleTrace | Drops]:
         """Return what becomes readable when the kernel says something, for a selector; each knows its `fileno`."""
@@ -157,8 +165,10 @@ class Witnesses:
         return lost
 
     def _concerns_us(self, event: DropEvent) -> bool:
-        """Tell whether a drop can be of one of the probes: an IP packet of their family, after they could be sent."""
-        return event.protocol == _ETHERTYPE[self._token.family] and event.at_ns >= self._opened_ns
+        """Tell whether a drop can be of one of the probes: an IP packet of their family, while one was being sent."""
+        if event.protocol != _ETHERTYPE[self._token.family]:
+            return False
+        return any(start <= event.at_ns <= end for start, end in self._sending)
 
     def finish(self) -> None:
         """Hear what is left, and ask how the rules that were met stand in their chains."""

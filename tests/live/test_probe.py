@@ -28,6 +28,7 @@ from probes.capture import open_capture
 from probes.driver import run_probe
 from probes.plan import ProbePlan, plan_probe
 from probes.points import capture_spec
+from probes.witness.drops import DropEvent, open_drops
 from tests.probes import builders
 from tests.wire import samples
 
@@ -316,6 +317,26 @@ def test_a_drop_that_the_kernel_reports_is_not_waited_for(house: House) -> None:
     last = observation.testimony.rules[-1]
     assert (last.table, last.chain, last.verdict) == ("filter", "FORWARD", "drop")
     assert "NETFILTER_DROP" in [each.reason for each in observation.testimony.drops]
+
+
+def test_a_drop_after_the_probe_was_sent_is_another_packets(house: House) -> None:
+    """Whatever the kernel does in this thread's context later on is not about the probe, and ends nothing."""
+    wait_until_ready(house)
+    enter("ntp-h", "iptables", "-A", "FORWARD", "-d", "192.0.2.1", "-j", "DROP")
+    with open_socket(house.netns["ntp-c"], socket.AF_INET, socket.SOCK_DGRAM) as other:
+        dropped: list[str | None] = []
+
+        def meanwhile() -> None:
+            time.sleep(0.01)
+            with open_drops() as heard:
+                other.sendto(b"something else", ("192.0.2.1", 9))
+                dropped.extend(each.reason for each in heard.read() if isinstance(each, DropEvent))
+
+        observation = run_probe(house.plan(house.trace()), house.by_inode, meanwhile=meanwhile)
+    assert "NETFILTER_DROP" in dropped
+    # The answer has no other taker than raw sockets, which the kernel calls a drop as well.
+    assert {each.reason for each in observation.testimony.drops} <= {"NO_SOCKET"}
+    assert not observation.timed_out
 
 
 def test_a_reject_comes_back_as_an_error_about_our_probe(house: House) -> None:
