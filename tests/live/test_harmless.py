@@ -64,20 +64,19 @@ def sysctls(lab: Lab) -> tuple[str, ...]:
 
 
 def instances() -> tuple[str, ...]:
-    """The tracing instances of nettrace, whether or not the machine has its tracefs mounted."""
-    from probes.witness.drops import _open_instances
+    """The tracing instances that ended processes left, whether or not the machine has its tracefs mounted.
+
+    Tracing is the whole machine's: an instance of a living process is somebody else's, who is at work.
+    """
+    from probes.witness.drops import _INSTANCE, _open_instances, _start_time
 
     folder = _open_instances()
     try:
-        return tuple(
-            sorted(
-                name
-                for name in (each.name for each in Path(f"/proc/self/fd/{folder}").iterdir())
-                if name.startswith("nettrace-")
-            )
-        )
+        names = [each.name for each in Path(f"/proc/self/fd/{folder}").iterdir()]
     finally:
         os.close(folder)
+    owners = [found for name in names if (found := _INSTANCE.fullmatch(name)) is not None]
+    return tuple(sorted(each[0] for each in owners if _start_time(int(each[1])) != int(each[2])))
 
 
 def processes(lab: Lab) -> tuple[str, ...]:
