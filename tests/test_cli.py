@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -208,21 +207,6 @@ def test_start_up_imports_neither_commands_nor_heavy_libraries(args: list[str]) 
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert not {name.partition(".")[0] for name in loaded} & HEAVY
     assert not [name for name in loaded if name.startswith("nettrace.commands.")]
-
-
-def test_help_is_quick() -> None:
-    """Measured against the bare interpreter in the same minute, so that a busy machine judges no worse."""
-
-    def seconds(*argv: str) -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *argv], stdout=subprocess.DEVNULL, check=True, timeout=60)
-        return time.perf_counter() - start
-
-    bare, with_help = [], []
-    for _ in range(5):
-        bare.append(seconds("-c", "import click"))
-        with_help.append(seconds("-m", "nettrace", "--help"))
-    assert statistics.median(with_help) < max(0.120, 2 * statistics.median(bare))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

