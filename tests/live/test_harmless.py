@@ -268,6 +268,32 @@ def test_without_the_nft_program_rules_are_still_named(plain_lab: Lab) -> None:
     assert [gap for gap in verdict["gaps"] if gap["section"] == "netfilter"]
 
 
+def test_a_container_that_dies_in_the_middle_is_an_answer_or_a_clear_error(docker_lab: Lab) -> None:
+    """Whatever of it was already read: the moment is drawn from a whole run, asked at leisure first."""
+    chance = random.Random(7)
+    question = ["path", "mayfly", "203.0.113.250", "--json", "--timeout", "0.5"]
+    command = docker_lab.command([sys.executable, "-m", "nettrace", *question])
+    for number in range(4):
+        docker_lab.run_container("mayfly")
+        try:
+            if number == 0:
+                assert docker_lab.nettrace(question).returncode == 1
+            with subprocess.Popen(
+                command, env=docker_lab.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as child:
+                time.sleep(chance.uniform(0.2, 1.2))
+                docker_lab.docker("kill", "mayfly")
+                out, err = child.communicate(timeout=30)
+        finally:
+            docker_lab.docker("rm", "-f", "mayfly")
+        assert "Traceback" not in err
+        if child.returncode == 4:
+            assert (out, err.count("\n")) == ("", 1)
+        else:
+            verdict = json.loads(out)
+            assert (child.returncode, verdict["outcome"]) in [(1, "stopped"), (3, "inconclusive")], verdict
+
+
 MOUNTED = "mountpoint -q /sys/kernel/tracing || mount -t tracefs none /sys/kernel/tracing"
 UNMOUNTED = "while umount /sys/kernel/tracing /sys/kernel/debug/tracing 2>/dev/null; do :; done; true"
 
