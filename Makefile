@@ -1,7 +1,7 @@
 # Everything that is done to this repository. `make` lists it; every target sets up what it needs first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format bench oracle docker28 fixtures witnesses schema install-check clean system root
+.PHONY: help demo test test-fast lint format bench oracle docker28 fixtures witnesses readme schema install-check clean system root
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -43,6 +43,9 @@ fixtures: root system $(READY) ## Record every case in fixtures/ again (root)
 
 witnesses: root system $(READY) ## Write docs/witnesses.md: which witness names which fault (root)
 	@$(PY) -m nettrace.lab.witnesses -o docs/witnesses.md
+
+readme: $(READY) ## Write the README's table of faults again, from the rules
+	@$(PY) -m tests.readme
 
 schema: $(READY) ## Generate the JSON Schemas in nettrace/data again
 	@$(PY) -m tests.schema

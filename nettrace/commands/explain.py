@@ -24,6 +24,7 @@ HEADINGS: dict[str, str] = {
     "Proof": "proof",
     "Remedy": "remedy",
     "Known limits": "limits",
+    "Seen in the field": "seen",
 }
 
 

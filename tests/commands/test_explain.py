@@ -23,6 +23,7 @@ Proof: the engine's attachment.
     A second paragraph.
 Remedy: make it a port again.
 Known limits: without an engine there is no intent.
+Seen in the field: after a restart of the network manager.
 """
 
 

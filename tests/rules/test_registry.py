@@ -14,6 +14,7 @@ from nettrace.model.snapshot import Namespace
 from nettrace.model.verdict import Severity
 from nettrace.rules import RULES, rule_of
 from nettrace.rules.base import Rule
+from tests.readme import README, readme_text
 
 FOLDER = Path(nettrace.rules.__file__).parent
 CODE = re.compile(r"[a-z]+\.[a-z0-9]+(-[a-z0-9]+)*")
@@ -94,3 +95,8 @@ def test_every_rule_is_in_the_catalogue() -> None:
 
 def test_an_unknown_code_has_no_rule() -> None:
     assert rule_of("link.upside-down") is None
+
+
+def test_the_table_of_the_readme_is_what_the_rules_say() -> None:
+    text = README.read_text()
+    assert readme_text(text) == text, "`make readme` writes it again"

@@ -5,6 +5,7 @@ Why traffic stops: both answer ARP or NDP, the last answer wins, and packets go 
 Proof: both address rows and MACs; the neighbour entry.
 Remedy: take the address from the one that the engine did not give it to.
 Known limits: holders beyond this host cannot be seen; while packets happen to reach the right one it is a warning.
+Seen in the field: two containers or hosts that were given one address answer by turns (moby#22334, moby#21357).
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: without it the container has no source address and no routes,
 Proof: the engine's endpoint against the namespace's addresses.
 Remedy: add the address and the default route, or reconnect the container.
 Known limits: none.
+Seen in the field: network managers that configure veths and bridges take addresses away again (systemd#28626,
+    moby#40217).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: with a wider prefix remote hosts look like neighbours that no
 Proof: the engine's endpoint against the address row.
 Remedy: put the address with the right prefix back.
 Known limits: a mismatch that this flow does not meet is not reported.
+Seen in the field: no public report of its own was read; it comes with hand-made interfaces and with subnets that were
+    changed under a running container (moby#14185, moby#26391).
 """
 
 from __future__ import annotations

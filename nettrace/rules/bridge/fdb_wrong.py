@@ -5,6 +5,8 @@ Why traffic stops: static entries beat what the bridge would learn.
 Proof: the entry against the port that the MAC's owner is behind.
 Remedy: delete the entry.
 Known limits: none.
+Seen in the field: a MAC address stays on a port other than its veth, and the container is unreachable until it sends
+    (moby#35922, k3s#1719).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: the command that deletes the rule, or the accept that is missing.
 Known limits: none.
+Seen in the field: no public report was read; the fault is known from the kernel's code, and was made in a lab.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: nobody answers ARP for the gateway, so nothing leaves the con
 Proof: the engine's gateway against the bridge's addresses; ARP requests without an answer.
 Remedy: add the address, or restart the engine.
 Known limits: a gateway that is meant to be elsewhere (internal or macvlan networks) is not judged.
+Seen in the field: the bridge has no address after a network manager or a name clash took it (moby#38942, moby#40217,
+    moby#15630, moby#21175, for-linux#924). Common.
 """
 
 from __future__ import annotations

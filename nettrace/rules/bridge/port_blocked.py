@@ -5,6 +5,7 @@ Why traffic stops: the bridge takes and gives frames only on forwarding ports.
 Proof: the port's state; frames seen at the port and not behind the bridge.
 Remedy: set the port to forwarding.
 Known limits: with STP running, the state is the protocol's decision: look at the topology first.
+Seen in the field: no public report was read; the fault is known from the kernel's code, and was made in a lab.
 """
 
 from __future__ import annotations

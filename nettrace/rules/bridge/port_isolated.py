@@ -5,6 +5,7 @@ Why traffic stops: isolated ports may talk only to ports that are not.
 Proof: the flag of both ports.
 Remedy: take the flag off one of them.
 Known limits: none.
+Seen in the field: no public report was read; the fault is known from the kernel's code, and was made in a lab.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: frames reach the host's stack on the veth itself; the bridge 
 Proof: the engine's attachment; the veth's link row; frames seen at the veth and not at the bridge.
 Remedy: make it a port again, then find what detached it.
 Known limits: without an engine there is no intent to compare with.
+Seen in the field: containers cannot reach their gateway until they are restarted; networkd or another manager had
+    taken the veth out of the bridge (coreos/bugs#1785, coreos/bugs#1554, coreos/bugs#1638, moby#26492). Common.
 """
 
 from __future__ import annotations

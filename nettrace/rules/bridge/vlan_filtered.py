@@ -5,6 +5,7 @@ Why traffic stops: a frame may leave only by ports in its VLAN.
 Proof: vlan_filtering; the VLANs of both ports.
 Remedy: put both ports into the same VLAN, or switch filtering off.
 Known limits: none.
+Seen in the field: no public report was read; the fault is known from the kernel's code, and was made in a lab.
 """
 
 from __future__ import annotations

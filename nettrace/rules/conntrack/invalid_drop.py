@@ -6,6 +6,8 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: the command that deletes the rule, or the accept that is missing.
 Known limits: none.
+Seen in the field: asymmetric flows die at a `ct state invalid drop` that a container tool brought along
+    (netavark#1149, podman#26044).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: rules are asked for the first packet of a connection only; as
 Proof: the entry against the translation that the rules give a new packet.
 Remedy: delete the entry.
 Known limits: probes use ports of their own and are not caught by the entry, so this is a warning beside their verdict.
+Seen in the field: a published UDP port stays dead after its container was restarted, for clients that never pause
+    (moby#8795, moby#44688, moby#44742, moby#53384, for-linux#156). Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: without room for an entry conntrack drops the packet ("nf_con
 Proof: nf_conntrack_count against nf_conntrack_max; the drop counter of /proc/net/stat/nf_conntrack.
 Remedy: raise net.netfilter.nf_conntrack_max, and find who fills the table.
 Known limits: the model knows no such drop, so only a probe shows it; without one a full table is a warning.
+Seen in the field: connections fail at random under load, and the kernel log says "table full" (kubernetes#71261,
+    kubernetes#18604, nixpkgs#12987). Common.
 """
 
 from __future__ import annotations

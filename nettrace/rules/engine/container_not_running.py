@@ -5,6 +5,8 @@ Why traffic stops: without a running process there is no network namespace, or n
 Proof: the engine's own state of the container.
 Remedy: start or unpause it.
 Known limits: none.
+Seen in the field: no public report is needed: it is the first thing to look at, and is easily overlooked with
+    containers that restart in a loop.
 """
 
 from __future__ import annotations

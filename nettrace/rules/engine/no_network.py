@@ -5,6 +5,7 @@ Why traffic stops: its namespace holds only the loopback.
 Proof: the engine's endpoints; the namespace's links.
 Remedy: connect it to a network.
 Known limits: none.
+Seen in the field: no public report was read; it is how `--network none` is meant.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: Use one backend for everything, and clear the other.
 Known limits: none.
+Seen in the field: rules look right in one listing, and packets die by the other back end (k3s#1114, flannel#1317,
+    moby#38974, moby#46636, kubernetes#71305, ufw-docker#9). Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: the command that deletes the rule, or the accept that is missing.
 Known limits: none.
+Seen in the field: no public report was read; tools that write firewalls into containers, and VPN containers with a
+    kill switch, bring it.
 """
 
 from __future__ import annotations

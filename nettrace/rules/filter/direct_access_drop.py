@@ -8,6 +8,8 @@ Proof: the rule itself, found by walking every table of both backends in the ker
 Remedy: Use the published port of the host, share a network, or set the network's gateway mode to nat-unprotected or
     routed.
 Known limits: none.
+Seen in the field: since Docker 28, peers on a VPN or a LAN that route to a container's address time out, while
+    published ports work (moby#51015, moby#49792, moby#52224, uncloud#293, libtelio#1452). Very common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: Restart the engine, so that it puts its jumps back.
 Known limits: only judged where the engine is known and manages iptables.
+Seen in the field: the chains look complete, and nothing refers to them after a firewall script flushed FORWARD
+    (synology-docker#66, synology-docker#97, csf-firewall#111); or a REJECT stands before Docker's jumps (moby#49511,
+    moby#49528, for-linux#1521). Very common.
 """
 
 from __future__ import annotations

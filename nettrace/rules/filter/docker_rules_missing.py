@@ -6,6 +6,9 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: Restart the engine, so that it writes its rules again, and keep the other tool from flushing them.
 Known limits: only judged where the engine is known and manages iptables.
+Seen in the field: a firewall that is started or reloaded after Docker flushes the tables (moby#12294, moby#15254,
+    moby#16816, moby#10218, moby#14073, csf-firewall#111); Podman's the same (podman#8048, podman#3842, netavark#230).
+    Very common.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ Proof: the rule itself, found by walking every table of both backends in the ker
 Remedy: Allow it with {owner}'s own command, so that the change lasts; deleting the rule by hand works until {owner}
     writes it again.
 Known limits: a manager is known by the names of its chains and tables.
+Seen in the field: ufw and firewalld forward nothing by default and meet Docker's bridges (moby#49528, moby#4737,
+    ufw-docker#105, ufw-docker#156, moby#48375, firewalld#844, firewalld#1536). Common.
 """
 
 from __future__ import annotations

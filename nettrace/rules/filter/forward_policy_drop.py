@@ -6,6 +6,9 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: the command that deletes the rule, or the accept that is missing.
 Known limits: none.
+Seen in the field: pods, virtual machines or bridges beside Docker lose all that lies beyond their bridge, since Docker
+    sets FORWARD's policy to DROP (kubernetes#39823, kubernetes#40182, flannel#609, lxd#3387, for-linux#103,
+    moby#48392). Very common.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: Put both containers into a network that allows it; the option cannot be changed in place.
 Known limits: needs the engine's word on the network's option.
+Seen in the field: two containers on docker0 cannot talk, and both reach the outside (moby#31453, moby#12071). Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: the command that deletes the rule, or the accept that is missing.
 Known limits: none.
+Seen in the field: containers reach the world and not their own host: its services, its gateway address, or a port
+    published on it (moby#13463, moby#10450, moby#27817, moby#32138, for-linux#806, ufw-docker#53). Very common.
 """
 
 from __future__ import annotations

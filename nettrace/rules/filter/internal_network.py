@@ -5,6 +5,8 @@ Why traffic stops: the engine gives an internal network no default route, and dr
 Proof: the engine's word on the network; the missing route, or the engine's rule.
 Remedy: attach the container to another network as well.
 Known limits: none.
+Seen in the field: containers of an `--internal` network have no way out, by design, and people expect one
+    (libnetwork#2260, libnetwork#1151, moby#48193). Common.
 """
 
 from __future__ import annotations

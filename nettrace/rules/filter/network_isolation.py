@@ -6,6 +6,8 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: Connect one container to the network of the other.
 Known limits: none.
+Seen in the field: a container of one network does not reach the address of a container in another (moby#38784,
+    moby#49981, moby#48526). Very common.
 """
 
 from __future__ import annotations

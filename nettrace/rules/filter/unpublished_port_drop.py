@@ -6,6 +6,8 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: Publish the port when the container is created.
 Known limits: none.
+Seen in the field: since Docker 28, ports that are not published are closed to direct routing, also where FORWARD
+    accepts (moby#48724, moby#48597, moby#49498, moby#49536). Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: it need not; the model only cannot tell.
 Proof: the rule; the assumption that the verdict makes about it.
 Remedy: look at the rule's counter while sending; report the rule, so that nettrace learns it.
 Known limits: none.
+Seen in the field: rules written by nft into tables that iptables manages are shown by neither tool as a whole
+    (moby#46147, moby#48411). Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Why traffic stops: a device that is down neither sends nor receives, its routes 
 Proof: IFF_UP of the link; the point before it saw the packet, none behind it did.
 Remedy: ip link set X up, and what was lost with it: the container's default route.
 Known limits: a device that is down on purpose cannot be told from one that is not.
+Seen in the field: a network manager or a failed start leaves docker0 or a veth down (ddev#1671, coreos#2501).
 """
 
 from __future__ import annotations

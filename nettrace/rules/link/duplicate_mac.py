@@ -5,6 +5,8 @@ Why traffic stops: the bridge learns the MAC now here, now there, and frames go 
 Proof: both links; the forwarding entry.
 Remedy: give one of them its own MAC.
 Known limits: segments beyond this host cannot be seen.
+Seen in the field: intermittent loss between containers that carry one MAC address, often copied by a mac_address
+    option (for-linux#589, for-linux#798, moby#48595, moby#48082, moby#47211). Common.
 """
 
 from __future__ import annotations

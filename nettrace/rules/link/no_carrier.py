@@ -5,6 +5,7 @@ Why traffic stops: the kernel discards what is sent on a device without carrier.
 Proof: IFF_LOWER_UP; the peer, when it can be seen.
 Remedy: mend the other end: the cable, the switch, the peer of the pair.
 Known limits: a peer that is down is reported as link.down there.
+Seen in the field: routes are shown as linkdown while containers run, since no port of the bridge is up. Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Proof: the engine's endpoint; the namespace's links.
 Remedy: disconnect the container from the network and connect it again (or restart it).
 Known limits: an interface whose MAC and address were both changed is taken for missing only when the namespace has
     fewer interfaces than the engine made.
+Seen in the field: a veth pair is lost with a failed start, or was deleted by a clean-up script; see also the kernels
+    that cannot make one (moby#39188, moby#27426, moby#34575).
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: a macvlan child sends past the parent's own stack.
 Proof: the parent relation; the destination's MAC is the parent's.
 Remedy: give the host a macvlan interface of its own.
 Known limits: none.
+Seen in the field: everybody reaches the container but its own host, by design of the driver (libnetwork#1915,
+    docs#6745, docs#22607, docs#10751, docs#16360). Very common.
 """
 
 from __future__ import annotations

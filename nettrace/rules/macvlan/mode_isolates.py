@@ -6,6 +6,8 @@ Why traffic stops: private mode drops frames between siblings; vepa mode sends t
 Proof: the mode of both links.
 Remedy: create the network with macvlan_mode=bridge.
 Known limits: whether a switch reflects cannot be seen; vepa is reported only when the flow stops.
+Seen in the field: no public report was read; it comes with mode private, and with vepa on switches that do not
+    reflect.
 """
 
 from __future__ import annotations

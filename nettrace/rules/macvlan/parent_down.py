@@ -5,6 +5,7 @@ Why traffic stops: a macvlan sends and receives through its parent, and follows 
 Proof: the parent's link row.
 Remedy: set the parent up, or mend its cable.
 Known limits: none.
+Seen in the field: a parent that is a bond or a wireless device, or is down, carries nothing (for-linux#202).
 """
 
 from __future__ import annotations

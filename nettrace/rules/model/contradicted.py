@@ -6,6 +6,7 @@ Why traffic stops: it need not: this tells that something on the host is not wha
 Proof: both, at the first point where they part.
 Remedy: report it, with a bundle.
 Known limits: none.
+Seen in the field: where the kernel and this model of it part; please report it, with a bundle.
 """
 
 from __future__ import annotations

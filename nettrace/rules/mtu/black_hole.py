@@ -6,6 +6,8 @@ Proof: the MTUs along the way; the packet seen before the small device and not b
     the source.
 Remedy: let ICMP fragmentation needed through, or lower the MTU of the network.
 Known limits: needs a probe; prediction alone reports mtu.mismatch.
+Seen in the field: small requests work and large ones hang, with ICMP filtered somewhere (moby#12565, libnetwork#2661,
+    for-linux#594). Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Proof: the MTUs along the way; ICMP fragmentation needed, seen at the source; EM
     device.
 Remedy: lower the MTU of the network, or clamp TCP's segment size.
 Known limits: only the size that was asked for is tried; ask again with --size.
+Seen in the field: ping works, while TLS handshakes and downloads hang, on clouds and VPNs with a smaller MTU than
+    Docker's 1500 (moby#22297, moby#22028, moby#20178, origin#22599). Very common.
 """
 
 from __future__ import annotations

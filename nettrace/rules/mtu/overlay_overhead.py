@@ -5,6 +5,8 @@ Why traffic stops: VXLAN adds 50 bytes (70 over IPv6); a packet that may not be 
 Proof: the MTU of the overlay and that of the device that the tunnel leaves by.
 Remedy: create the network again with an MTU that leaves room.
 Known limits: what routers between the hosts allow is not known here; a smaller --size finds it.
+Seen in the field: ping works across nodes and bulk traffic hangs (libnetwork#2661, for-linux#594, origin#22599).
+    Common.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Why traffic stops: veth discards it silently; no ICMP is sent on layer 2.
 Proof: both MTUs; the frame seen at one end and not at the other.
 Remedy: set the same MTU on both ends.
 Known limits: none.
+Seen in the field: no public report was read; the fault is known from the kernel's code, and was made in a lab.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: the host takes the packet for its own, and nothing listens th
 Proof: the engine's published port; the nat table without a rule for it, or without a jump to it; the reset or error.
 Remedy: restart the container, so that the engine writes the rule again.
 Known limits: where a userland proxy listens in the rule's place, traffic passes and nothing is reported.
+Seen in the field: a published port is refused or times out from outside while the container's own address works
+    (podman#4288, podman#6401, podman#6065, podman#5315, synology-docker#8, moby#14073). Common.
 """
 
 from __future__ import annotations

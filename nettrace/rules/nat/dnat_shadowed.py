@@ -6,6 +6,8 @@ Why traffic stops: the first rule of a nat chain that decides is the only one; t
 Proof: the order of the rules; the translation that was done instead.
 Remedy: delete the earlier rule, or put it behind the DNAT.
 Known limits: none.
+Seen in the field: a rule before the DNAT returns or redirects, as Docker 28.0.0 wrote it for some networks
+    (moby#49509).
 """
 
 from __future__ import annotations

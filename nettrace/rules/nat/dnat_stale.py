@@ -5,6 +5,8 @@ Why traffic stops: nobody holds the old address, or somebody else does; what acc
 Proof: the rule's target against the engine's endpoint; ARP for the old address unanswered.
 Remedy: restart the container, so that the engine writes the rule again; delete the old one.
 Known limits: none.
+Seen in the field: "No route to host" on a published port whose container is healthy: an old DNAT stands before the
+    right one (moby#32048, moby#10354, moby#15151, moby#16337, moby#30558, podman#5097, podman#11696). Very common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: the engine's DNAT leaves packets from that bridge alone (a us
 Proof: the DNAT rule with its "! -i"; no listener on the host; the port's hairpin flag.
 Remedy: reach the container by its own address, run the engine with its userland proxy, or translate these packets too.
 Known limits: none.
+Seen in the field: a container cannot reach its own published port by the host's address, mostly without the userland
+    proxy (moby#6810, moby#12165, moby#13162, moby#48664, moby#12946). Common.
 """
 
 from __future__ import annotations

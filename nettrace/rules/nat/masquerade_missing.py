@@ -7,6 +7,8 @@ Proof: POSTROUTING holds no rule for the source; the capture at the egress shows
 Remedy: add the MASQUERADE rule (restarting the engine writes it again).
 Known limits: a router that knows the way back to the private network is not visible from here; then the answer
     comes, and nothing is reported.
+Seen in the field: containers reach the host and each other, and nothing beyond; requests leave with 172.17.x.x
+    (moby#13381, moby#41795, moby#34531, moby#14073, flannel#799). Very common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: the first rule that decides ends the chain; the packet leaves
 Proof: the order of the rules; the source that the capture at the egress shows.
 Remedy: delete or move the earlier rule.
 Known limits: none.
+Seen in the field: no public report of its own was read; a SNAT to an address that the host does not hold, or an ACCEPT
+    for a VPN put before Docker's rule, does it.
 """
 
 from __future__ import annotations

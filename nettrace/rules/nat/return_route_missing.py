@@ -5,6 +5,8 @@ Why traffic stops: the far side sees the container's own address, and must have 
 Proof: the network's option; the capture at the egress; no answer.
 Remedy: a route to the network on the router, or masquerading.
 Known limits: whether the router has the route cannot be seen from here.
+Seen in the field: networks without masquerading, and routed ones, need a route on the router that nobody made
+    (moby#36486, moby#28133, moby#30302, ipv6nat#76). Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: the router takes the address for a neighbour on its link and 
 Proof: the uplink's prefix; the container's address; no proxy entry; solicitations unanswered on the uplink.
 Remedy: an NDP proxy entry on the uplink, or a prefix that the router routes to this host.
 Known limits: NDP proxies in user space (ndppd, radvd) are not seen; then the answer comes, and nothing is reported.
+Seen in the field: a container's global IPv6 address is unreachable from outside, since nobody answers for it on the
+    link (for-linux#928, moby#10919, moby#25407, podman#14407). Common.
 """
 
 from __future__ import annotations

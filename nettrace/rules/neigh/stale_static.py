@@ -5,6 +5,7 @@ Why traffic stops: the frame goes to nobody, and the entry never expires.
 Proof: the entry against the owner's link, or, for an owner beyond this host, against its answer when it is asked.
 Remedy: delete the entry.
 Known limits: an owner beyond this host that does not answer cannot be compared.
+Seen in the field: peers keep an old MAC address for an address that has moved (cni#84, rkt#1765).
 """
 
 from __future__ import annotations

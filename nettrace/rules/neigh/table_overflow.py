@@ -6,6 +6,8 @@ Why traffic stops: without an entry nobody can be asked for a MAC address ("neig
 Proof: table_fulls of /proc/net/stat/arp_cache (or ndisc_cache); gc_thresh3.
 Remedy: raise gc_thresh3 (and 2 and 1 with it).
 Known limits: the table is one for all namespaces, and the counter may have risen for another's packet.
+Seen in the field: intermittent failures on hosts with many neighbours, with "neighbor table overflow" in the kernel
+    log (moby#32195, kops#4533).
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: without a MAC address the kernel cannot send, and reports hos
 Proof: the neighbour entry; requests seen and not answered.
 Remedy: find who should hold the address, or mend the route that names it.
 Known limits: causes that nettrace can see (a device down, a lost address, arp_ignore) have codes of their own.
+Seen in the field: "No route to host" after three seconds: the next hop does not answer (OrangePiShell#18, moby#32048).
+    Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: a vxlan device without learning sends only where its table sa
 Proof: the forwarding and neighbour tables of the overlay's own namespace.
 Remedy: let the hosts of the swarm talk to each other (7946/tcp and udp), then let this one join again.
 Known limits: an address that nobody in the network has looks the same; the swarm's own list tells them apart.
+Seen in the field: no forwarding to the other node, since gossip on port 7946 is blocked or the tables went stale
+    (moby#30972, moby#35807, flannel#322, flannel#844). Common.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: all traffic between the hosts' containers travels in UDP (478
 Proof: the rule, met by the outer packet; the points that saw the packet and those that did not.
 Remedy: delete the rule, or accept the port between the hosts.
 Known limits: what the far host or the net between drops shows only as silence behind the uplink.
+Seen in the field: containers on one host talk, and never across hosts: UDP 4789 is closed, or taken by the
+    hypervisor's own VXLAN (moby#30972, classicswarm#2687, flannel#423, flannel#2388). Very common.
 """
 
 from __future__ import annotations

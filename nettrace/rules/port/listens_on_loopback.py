@@ -5,6 +5,8 @@ Why traffic stops: the kernel gives the packet only to sockets whose address fit
 Proof: the socket's bound address.
 Remedy: bind the service to 0.0.0.0 (or ::).
 Known limits: none.
+Seen in the field: a published port resets the connection, since the service listens on 127.0.0.1 of its container
+    (moby#10900, moby#13914, thelounge#194). Very common.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Why traffic stops: the destination's kernel answers with a reset, or with ICMP p
 Proof: the socket table; the reset or error on the wire.
 Remedy: start the service, or use the port it listens on.
 Known limits: a service that starts after the look is not seen.
+Seen in the field: refused, since the service listens on another port or has not started (logspout#136). Very common.
 """
 
 from __future__ import annotations

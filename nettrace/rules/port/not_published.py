@@ -5,6 +5,7 @@ Why traffic stops: without a published port there is no DNAT, and the host itsel
 Proof: the engine's list of published ports; the host's sockets; the reset or error.
 Remedy: create the container with -p for that port, or use a port that is published.
 Known limits: a service of the host itself that is down looks the same; the engine only tells what it publishes.
+Seen in the field: no single report stands for it: a port that is exposed is taken for one that is published.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Why traffic stops: the DNAT rule and the proxy are for that address alone; on ot
 Proof: the engine's host address of the published port.
 Remedy: publish the port on the right address, or on all of them.
 Known limits: none.
+Seen in the field: the host reaches the port and the LAN does not (moby#16137, for-linux#690). Common.
 """
 
 from __future__ import annotations

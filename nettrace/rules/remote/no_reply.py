@@ -5,6 +5,8 @@ Why traffic stops: something beyond this host discards the packet or the answer.
 Proof: the capture at the egress; silence until the timeout; conntrack UNREPLIED.
 Remedy: ask whoever runs what is behind the egress device.
 Known limits: which of the two directions is lost cannot be told from here.
+Seen in the field: security groups, source checks of clouds and far firewalls swallow what left correctly (moby#30972,
+    kube-router#35, flannel#506, kops#10019, cilium#14243). Common.
 """
 
 from __future__ import annotations

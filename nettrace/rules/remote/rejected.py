@@ -5,6 +5,8 @@ Why traffic stops: a router or the target refuses it.
 Proof: the packet that came back, and who sent it.
 Remedy: ask whoever runs the sender of the error.
 Known limits: none.
+Seen in the field: no single report stands for it: the far side's own refusal is taken for a fault of the container's
+    network.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Why traffic stops: blackhole drops silently; unreachable and prohibit answer wit
 Proof: the route; the errno at the source, or the ICMP error.
 Remedy: delete the route.
 Known limits: none.
+Seen in the field: "Network is unreachable" with a route of that kind left by another tool (moby#6442).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Proof: the route and its protocol; the device's kind; 169.254 addresses on veths
 Remedy: delete the route, and tell the network manager to leave veths and bridges alone.
 Known limits: a host whose router really is a container behind that bridge looks the same; it is reported only when
     the flow stops.
+Seen in the field: host and containers go offline seconds after a container starts: ConnMan or dhcpcd configured its
+    veth (moby#49653, libnetwork#2481, dhcpcd#531). Common.
 """
 
 from __future__ import annotations

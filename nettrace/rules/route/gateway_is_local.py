@@ -5,6 +5,8 @@ Why traffic stops: the host takes the gateway's packets for its own and answers 
 Proof: the route; the address row that holds the same address.
 Remedy: give the engine's network another subnet or gateway; take the address away meanwhile.
 Known limits: virtual addresses that routers share with the host (VRRP) on purpose look the same.
+Seen in the field: the whole host goes offline when Docker starts, since its bridge took the router's address
+    (for-linux#1110).
 """
 
 from __future__ import annotations

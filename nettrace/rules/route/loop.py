@@ -5,6 +5,7 @@ Why traffic stops: each pass takes one off the TTL, and at zero the packet is di
 Proof: the TTL at the points; ICMP time exceeded.
 Remedy: break the loop at one of the routes.
 Known limits: loops beyond this host show as an ICMP error from there.
+Seen in the field: no public report was read; the fault is known from the kernel's code, and was made in a lab.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: the kernel refuses to send (network unreachable), or discards
 Proof: the lookup in the namespace's tables; ENETUNREACH at the source; Ip.OutNoRoutes or Ip.InNoRoutes.
 Remedy: add the route; in a container, the default route by the engine's gateway.
 Known limits: none.
+Seen in the field: "Network is unreachable" in a container that is only in internal networks, or on a host whose
+    default route is gone (moby#48193, for-linux#844). Common.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ Proof: the rule and the route it leads to; what the main table would have said.
 Remedy: delete or narrow the rule, or complete its table.
 Known limits: rules on purpose cannot be told from mistakes while traffic passes; rules that look at a socket's owner
     are judged for root.
+Seen in the field: answers to containers leave by the network card, since a policy rule's table knows no bridge
+    (synology-docker#93). Common.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: the other network does not lead to the source, translates it 
 Proof: the routes of both directions; the captures on both devices.
 Remedy: a source-based rule that sends answers back the way they came, or no second way.
 Known limits: asymmetric ways that work are not reported.
+Seen in the field: a published port works on one of the host's addresses only (moby#17212, moby#35251, moby#33435,
+    lxd#1102, kubernetes#22698). Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: one address, two routes: the more specific wins, whoever the 
 Proof: both routes; the engine's subnet.
 Remedy: give the engine's network another subnet (default-address-pools), or the other side another route.
 Known limits: overlaps that this flow does not meet are not reported.
+Seen in the field: the LAN, an ssh session or a VPN dies when a network is made whose subnet is in use elsewhere
+    (moby#24796, moby#21141, for-linux#1110, libnetwork#779, for-linux#418, for-mac#2820). Very common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Proof: the route that was used against the network the address belongs to, and a
     captures show the other device.
 Remedy: delete the route.
 Known limits: routes on purpose cannot be told from mistakes while traffic passes.
+Seen in the field: a container on several networks sends by the one that has no way out (libnetwork#2406, moby#30302,
+    moby#38187, podman#16233). Common.
 """
 
 from __future__ import annotations

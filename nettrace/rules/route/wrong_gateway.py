@@ -5,6 +5,8 @@ Why traffic stops: the other address is nobody, or somebody who does not forward
 Proof: the route against the engine's gateway.
 Remedy: put the right gateway in.
 Known limits: gateways set on purpose are judged only when the flow stops.
+Seen in the field: as above, with the gateway of an internal or macvlan network as the default (libnetwork#2406,
+    podman#13153). Common.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: with forwarding on, accept_ra=1 means "no"; the route that wa
 Proof: the uplink's forwarding and accept_ra; no default route.
 Remedy: accept_ra=2 on the uplink; the next advertisement brings the route back.
 Known limits: whether a router advertises at all cannot be seen from the snapshot.
+Seen in the field: the host loses its IPv6 default route when Docker turns forwarding on (for-linux#844,
+    for-linux#1373, nextcloud-aio#4392). Common.
 """
 
 from __future__ import annotations

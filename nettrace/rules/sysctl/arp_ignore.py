@@ -5,6 +5,7 @@ Why traffic stops: without an answer the sender has no MAC address to send to.
 Proof: arp_ignore of all and of the interface; the request seen, no reply.
 Remedy: the sysctl, set back; make it last in /etc/sysctl.d.
 Known limits: cached neighbour entries hide the fault until they expire.
+Seen in the field: load balancers' settings for ARP keep the bridge from answering (kubernetes#70530, moby#31448).
 """
 
 from __future__ import annotations

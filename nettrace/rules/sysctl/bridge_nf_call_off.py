@@ -5,6 +5,8 @@ Why traffic stops: it does not: it passes although the engine means it to be dro
 Proof: the network's option; net.bridge.bridge-nf-call-iptables = 0.
 Remedy: load br_netfilter and set the sysctl to 1.
 Known limits: a bridge's own nf_call switch is taken into account; other drops are not looked for.
+Seen in the field: icc=false and network policies are not enforced, and ping works where it should not (moby#12071,
+    moby#11404, moby#26724, moby#48664, moby#50635). Common.
 """
 
 from __future__ import annotations

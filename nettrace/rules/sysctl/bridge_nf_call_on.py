@@ -5,6 +5,8 @@ Why traffic stops: frames between two ports of one bridge, which routing never s
 Proof: net.bridge.bridge-nf-call-iptables (or the bridge's own switch); the policy; the frame seen at one port only.
 Remedy: accept what stays on the bridge, as the engine does; or switch bridge-nf-call off.
 Known limits: drops by single rules are reported with the codes of the family filter.
+Seen in the field: frames within one bridge meet FORWARD's drop (moby#48411, moby#48375, moby#48492, plugins#430).
+    Common.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: the kernel asks the ingress interface's own forwarding switch
 Proof: the sysctl of the interface; the packet seen there and not further.
 Remedy: the sysctl, set back; make it last in /etc/sysctl.d.
 Known limits: none.
+Seen in the field: networkd or a hardening script turns forwarding off on one device (systemd#468, systemd#1411,
+    moby#14185). Common.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Why traffic stops: a Linux host discards packets that are not for itself unless 
 Proof: the sysctl; Ip.InAddrErrors; the packet seen at the bridge and not at the egress.
 Remedy: the sysctl, set back; make it last in /etc/sysctl.d.
 Known limits: a container that gets packets for others is not told to forward: route.wrong-gateway names who sent them.
+Seen in the field: containers reach each other and nothing beyond, after a hardening file set it to 0 (moby#47966,
+    moby#27319, nixpkgs#118656, debops#1878). Very common.
 """
 
 from __future__ import annotations

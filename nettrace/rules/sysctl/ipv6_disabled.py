@@ -5,6 +5,8 @@ Why traffic stops: the kernel discards IPv6 packets there.
 Proof: the sysctl.
 Remedy: the sysctl, set back; make it last in /etc/sysctl.d.
 Known limits: an interface with IPv6 off at the source shows as a missing address.
+Seen in the field: no public report of its own was read; hardening files turn IPv6 off on all interfaces, those of
+    containers among them.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Why traffic stops: the kernel takes it for a martian.
 Proof: the sysctl; the packet's addresses.
 Remedy: the sysctl, set back; make it last in /etc/sysctl.d.
 Known limits: none.
+Seen in the field: 127.0.0.1 and a published port do not meet without the userland proxy (moby#12165, moby#9078).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Why traffic stops: the kernel takes such packets for spoofed.
 Proof: rp_filter of all and of the interface, the larger of both; the route back; TcpExt.IPReversePathFilter.
 Remedy: the sysctl, set back; make it last in /etc/sysctl.d.
 Known limits: none.
+Seen in the field: requests arrive, and nothing happens: the way back leads elsewhere (podman#26044, usernetes#338,
+    weave#354, systemd#21550). Common.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Why traffic stops: qdiscs drop what exceeds their limits, filters and programs d
 Proof: the qdisc, filter or program; its drop counter; the packet seen before the device and not on it.
 Remedy: remove it, or raise its limits.
 Known limits: programs are not read, so the model goes past them; only a probe shows the loss.
+Seen in the field: no public report was read; traffic shapers and eBPF programs of other tools bring it.
 """
 
 from __future__ import annotations
