@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 VOCABULARY = ("nettrace.model", "nettrace.errors", "nettrace._version")
 ENGINE = (
     "nettrace.netfilter",
+    "nettrace.layout",
     "nettrace.predict",
     "nettrace.testimony",
     "nettrace.correlate",
@@ -34,11 +35,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nettrace.netns": ("nettrace.errors",),
     "nettrace.netfilter": VOCABULARY,
     "nettrace.predict": (*VOCABULARY, "nettrace.netfilter"),
+    "nettrace.layout": VOCABULARY,
     "nettrace.testimony": (*VOCABULARY, "nettrace.netfilter", "nettrace.predict"),
     "nettrace.correlate": (*VOCABULARY, "nettrace.testimony"),
     "nettrace.rules": (
         *VOCABULARY,
         "nettrace.netfilter",
+        "nettrace.layout",
         "nettrace.predict",
         "nettrace.testimony",
         "nettrace.correlate",
