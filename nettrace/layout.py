@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address
 
+import msgspec
+
 from nettrace.model.base import IPAddress, Model
 from nettrace.model.intent import Container, Endpoint, Engine, Intent, Network, PublishedPort
 
@@ -31,14 +33,17 @@ _ICMP = {4: "icmp", 6: "ipv6-icmp"}
 class EngineRule(Model):
     """One rule that the engine writes: its table, its chain, and its text as iptables-save prints it.
 
-    `network` is the name of the network that it is for, None for those that serve all. `guards` is true for a rule
-    that is there to keep traffic out, whose absence stops nothing.
+    `network` is the name of the network that it is for, None for those that serve all; `address` and `ports` (host,
+    container) are those of the published port that it is for. `guards` is true for a rule that is there to keep
+    traffic out, or to end a chain that ends without it: its absence stops nothing.
     """
 
     table: str
     chain: str
     text: str
     network: str | None = None
+    address: IPAddress | None = None
+    ports: tuple[int, int] = (0, 0)
     guards: bool = False
 
 
@@ -119,11 +124,12 @@ class _Writer:
         for network, address, port in self._published():
             if port.host_port == 0:
                 continue
-            yield _rule("nat", self._dnat(network, address, port), network)
+            yield _port_rule("nat", self._dnat(network, address, port), network, address, port)
             if self.version < (28, 0, 0) or not self.proxy:
                 one = f"{address}/{address.max_prefixlen}"
                 match = f"-p {port.proto} -m {port.proto} --dport {port.container_port}"
-                yield _rule("nat", f"-A POSTROUTING -s {one} -d {one} {match} -j MASQUERADE", network)
+                text = f"-A POSTROUTING -s {one} -d {one} {match} -j MASQUERADE"
+                yield _port_rule("nat", text, network, address, port)
 
     def _from_host(self, network: Network) -> str:
         return f"-A POSTROUTING -o {network.bridge} -m addrtype --src-type LOCAL {self._source_target(network)}"
@@ -158,8 +164,8 @@ class _Writer:
                 text = f"-A FORWARD -i {network.bridge} -o {network.bridge} -j DROP"
                 yield _rule("filter", text, network, guards=True)
         yield from self._isolation()
-        yield _rule("filter", "-A DOCKER-ISOLATION-STAGE-1 -j RETURN")
-        yield _rule("filter", "-A DOCKER-ISOLATION-STAGE-2 -j RETURN")
+        yield _rule("filter", "-A DOCKER-ISOLATION-STAGE-1 -j RETURN", guards=True)
+        yield _rule("filter", "-A DOCKER-ISOLATION-STAGE-2 -j RETURN", guards=True)
 
     def _forward_of_28(self) -> Iterator[EngineRule]:
         yield _rule("filter", "-A FORWARD -j DOCKER-USER", guards=True)
@@ -217,7 +223,7 @@ class _Writer:
             match = f"-p {port.proto} -m {port.proto} --dport {port.container_port}"
             bridge = network.bridge
             text = f"-A DOCKER -d {address}/{address.max_prefixlen} ! -i {bridge} -o {bridge} {match} -j ACCEPT"
-            yield _rule("filter", text, network)
+            yield _port_rule("filter", text, network, address, port)
         if self.version < (28, 0, 0):
             return
         for network in self.open:
@@ -273,6 +279,11 @@ _ANSWERS = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 def _rule(table: str, text: str, network: Network | None = None, *, guards: bool = False) -> EngineRule:
     name = network.name if network is not None else None
     return EngineRule(table=table, chain=text.split(" ", 2)[1], text=text, network=name, guards=guards)
+
+
+def _port_rule(table: str, text: str, network: Network, address: IPAddress, port: PublishedPort) -> EngineRule:
+    ports = (port.host_port, port.container_port)
+    return msgspec.structs.replace(_rule(table, text, network), address=address, ports=ports)
 
 
 def _mode(network: Network, family: int) -> str:

@@ -37,6 +37,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The snapshot taken after the probe, indexed."""
         return World(self.after) if self.after is not None else None
 
+    @cached_property
+    def codes(self) -> dict[int, str]:
+        """What rules have worked out about netfilter drops: the code of each, by its step's identity."""
+        return {}
+
     @property
     def blockers(self) -> tuple[Blocker, ...]:
         """What stops the flow, first the cause."""

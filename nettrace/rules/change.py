@@ -328,6 +328,51 @@ def insert_rule(netns: int, backend: str, family: str, table: str, rule: str) ->
     return _edit_iptables(netns, backend, family, table, edit)
 
 
+#: The chains that the kernel makes with each table of iptables.
+_BUILTIN = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+    "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "security": ("INPUT", "FORWARD", "OUTPUT"),
+}
+
+
+def insert_rule_at(netns: int, backend: str, family: str, table: str, rule: str, position: int | None) -> Change:
+    """Put a rule ("-A CHAIN …") at a position of its chain, which counts from 1; None is its end.
+
+    The table, the chain, and one that the rule jumps to, are made when they are not there.
+    """
+    chain, target = rule.split()[1], rule.rpartition(" -j ")[2]
+
+    def edit(lines: list[str]) -> list[str]:
+        headers = {line[1:].split()[0] for line in lines if line.startswith(":")}
+        new = [f":{each} - [0:0]" for each in (chain, target) if each.startswith("DOCKER") and each not in headers]
+        lines = [*new, *lines]
+        places = [index for index, line in enumerate(lines) if _chain_of(line) == chain]
+        if position is None or position > len(places):
+            return [*lines, rule]
+        return [*lines[: places[position - 1]], rule, *lines[places[position - 1] :]]
+
+    return together(_make_table(netns, backend, family, table), _edit_iptables(netns, backend, family, table, edit))
+
+
+def _make_table(netns: int, backend: str, family: str, table: str) -> Change:
+    """Make a table of iptables, with its own chains, where it is not there yet."""
+    text = "".join(f":{chain} ACCEPT [0:0]\n" for chain in _BUILTIN[table])
+    text = f"*{table}\n{text}COMMIT\n"
+    key = (DumpFormat.IPTABLES_SAVE, backend, family)
+
+    def edit(dumps: tuple[NetfilterDump, ...]) -> Iterable[NetfilterDump]:
+        if all((dump.format, dump.backend, dump.family) != key for dump in dumps):
+            dumps = (*dumps, NetfilterDump(format=key[0], backend=backend, family=family, text=""))
+        for dump in dumps:
+            lacks = (dump.format, dump.backend, dump.family) == key and f"*{table}" not in dump.text.splitlines()
+            yield replace(dump, text=dump.text + text) if lacks else dump
+
+    return _section("netfilter", netns, edit)
+
+
 def append_rule(netns: int, backend: str, family: str, table: str, rule: str) -> Change:
     """Put a rule ("-A CHAIN …") last into its chain."""
     return _edit_iptables(netns, backend, family, table, lambda lines: [*lines, rule])

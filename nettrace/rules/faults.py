@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 
 from nettrace.correlate import Blocker
 from nettrace.model.flow import FlowEnd
@@ -21,6 +22,7 @@ from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule, delete_rule, set_policy
+from nettrace.rules.engine_rules import absent_rules, lost, put_back, would_pass
 from nettrace.rules.wording import (
     delete_command,
     enter,
@@ -88,7 +90,16 @@ def filtered(case: Case) -> list[tuple[Blocker, Step, RuleRef]]:
 
 
 def filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
-    """Return the code of a filter drop, by where the rule stands, who wrote it, and what the engine meant."""
+    """Return the code of a filter drop, by where the rule stands, who wrote it, and what the engine meant.
+
+    Every filter rule asks for it; it is worked out once.
+    """
+    if id(step) not in case.codes:
+        case.codes[id(step)] = _filter_fault(case, step, ref)
+    return case.codes[id(step)]
+
+
+def _filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
     if step.segment is Segment.UNDERLAY:
         return "overlay.underlay-blocked"
     if ref.family == "bridge":
@@ -100,6 +111,10 @@ def filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
     hook = step.hook.hook if step.hook is not None else None
     engine_code = _engine_rule_fault(case, step, ref)
     if engine_code is not None:
+        # What the engine drops by design it accepts before, for what it means to let pass.
+        absent = absent_rules(case, step.netns, ref.backend, ref.family, ("filter",))
+        if would_pass(case, step.netns, ref.backend, ref.family, absent, step):
+            return lost(case, step.netns, ref.backend, ref.family, absent) or "filter.docker-rules-missing"
         return engine_code
     if _split(case, step, ref):
         return "filter.backend-split"
@@ -108,7 +123,10 @@ def filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
     if hook is Hook.INPUT:
         return "filter.input-drop"
     if hook is Hook.FORWARD and ref.index is None and ref.chain == "FORWARD":
-        missing = engine_rules(case, step, ref)
+        absent = absent_rules(case, step.netns, ref.backend, ref.family, ("filter",))
+        missing = lost(case, step.netns, ref.backend, ref.family, absent)
+        if missing is None and not absent:
+            missing = engine_rules(case, step, ref)
         if missing is not None:
             return missing
         return "filter.forward-policy-drop"
@@ -227,8 +245,12 @@ def filter_hits(case: Case, code: str, describe: FilterWords) -> list[Hit]:
     hits = []
     for blocker, step, ref in filtered(case):
         if filter_fault(case, step, ref) == code:
-            hits.append(filter_hit(case, blocker, step, ref, describe))
+            hits.append(filter_hit(case, blocker, step, ref, describe, code=code))
     return hits
+
+
+#: What a rule of the engine's own that is not there may stop traffic by.
+ENGINE_CODES = ("filter.forward-policy-drop", "filter.docker-rules-missing", "filter.docker-chains-bypassed")
 
 
 class FilterWords:
@@ -241,8 +263,11 @@ class FilterWords:
         self.commands = commands
 
 
-def filter_hit(case: Case, blocker: Blocker, step: Step, ref: RuleRef, words: FilterWords) -> Hit:
-    """Return the finding of a filter drop, with the rule, its counter, and the command that takes it away."""
+def filter_hit(case: Case, blocker: Blocker, step: Step, ref: RuleRef, words: FilterWords, *, code: str = "") -> Hit:
+    """Return the finding of a filter drop, with the rule, its counter, and the command that takes it away.
+
+    For codes of the engine's own rules, the remedy is to put back what its layout lacks, where that is known.
+    """
     verb = "rejects" if step.hook is not None and step.hook.verdict is FilterVerdict.REJECT else "drops"
     facts = {"place": place_of(ref), "rule": ref.text, "verb": verb, "owner": ref.owner, "device": step.device or ""}
     mend = filter_mend(case, step, ref)
@@ -253,11 +278,16 @@ def filter_hit(case: Case, blocker: Blocker, step: Step, ref: RuleRef, words: Fi
             change=None if words.commands else mend.change,
         )
     view = view_of(case, step)
+    meant: tuple[Evidence, ...] = ()
+    # A flush spares no table: what it took of the others the flow needs next.
+    tables = ("filter", "nat") if code == "filter.docker-rules-missing" else ("filter",)
+    if code in ENGINE_CODES and (absent := absent_rules(case, step.netns, ref.backend, ref.family, tables)):
+        mend, meant = put_back(case, step.netns, ref.backend, ref.family, absent, enter=partial(enter, case))
     return Hit(
         title=words.title.format(**facts),
         explanation=words.explanation.format(**facts),
         at=f"{view.name}/{step.device}" if step.device else view.name,
-        evidence=(*rule_evidence(case, step.netns, ref), *wire_evidence(case, blocker)),
+        evidence=(*rule_evidence(case, step.netns, ref), *meant, *wire_evidence(case, blocker)),
         mend=mend,
         basis=_basis(case, blocker, step.netns, ref),
         blocker=blocker,

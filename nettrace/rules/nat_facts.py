@@ -178,7 +178,7 @@ def _masquerade(case: Case, out: Leaving, summary: str) -> Mend:
     bridge = out.network.bridge if out.network is not None else None
     subnet = out.subnet or ip_network(f"{out.original.src}/{out.original.src.max_prefixlen}")
     tool = "iptables" if out.original.family == 4 else "ip6tables"
-    backend = _nat_backend(case, out)
+    backend = nat_backend(case, out)
     rule = f"-A POSTROUTING -s {subnet}" + (f" ! -o {bridge}" if bridge else f" -o {out.device}") + " -j MASQUERADE"
     family = "ip" if out.original.family == 4 else "ip6"
     return Mend(
@@ -188,7 +188,8 @@ def _masquerade(case: Case, out: Leaving, summary: str) -> Mend:
     )
 
 
-def _nat_backend(case: Case, out: Leaving) -> str:
+def nat_backend(case: Case, out: Leaving) -> str:
+    """Return the iptables back end that the engine keeps its rules in."""
     backends = {
         table.backend
         for table in case.world.views[out.netns].ruleset.tables

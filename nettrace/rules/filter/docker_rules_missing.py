@@ -14,11 +14,15 @@ Seen in the field: a firewall that is started or reloaded after Docker flushes t
 from __future__ import annotations
 
 import re
+from functools import partial
 
+from nettrace.model.verdict import Evidence
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
+from nettrace.rules.engine_rules import absent_rules, put_back
 from nettrace.rules.faults import FilterWords, filter_hits
-from nettrace.rules.nat_facts import leaving, nat_hit
+from nettrace.rules.nat_facts import leaving, nat_backend, nat_hit
+from nettrace.rules.wording import enter
 
 #: Chains and tables of Docker and Podman.
 ENGINE_CHAIN = re.compile(r"DOCKER|NETAVARK|nat-prerouting-and-output")
@@ -47,6 +51,12 @@ def _nothing_left(case: Case) -> Hit | None:
     tables = case.world.views[out.netns].ruleset.tables
     if out.network is None or any(ENGINE_CHAIN.match(name) for table in tables for name in table.chains):
         return None
+    family = "ip" if out.original.family == 4 else "ip6"
+    absent = absent_rules(case, out.netns, nat_backend(case, out), family, ("filter", "nat"))
+    mend = Mend(summary=WORDS.summary, commands=WORDS.commands)
+    meant: tuple[Evidence, ...] = ()
+    if absent:
+        mend, meant = put_back(case, out.netns, nat_backend(case, out), family, absent, enter=partial(enter, case))
     return nat_hit(
         case,
         out,
@@ -54,7 +64,8 @@ def _nothing_left(case: Case) -> Hit | None:
         explanation=f"No table holds a rule of the engine any more, so the packet leaves {out.device} as "
         f"{out.packet.src}, which nobody can answer.",
         summary=WORDS.summary,
-        mend=Mend(summary=WORDS.summary, commands=WORDS.commands),
+        mend=mend,
+        evidence=meant,
     )
 
 

@@ -1,0 +1,220 @@
+"""The engine's own rules that a flow needs and that are not there: which, where they belong, and how to put them back.
+
+What the engine would have written is nettrace.layout's to say; this compares it with what the kernel holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from nettrace.layout import EngineRule, chains, docker_rules
+from nettrace.model.intent import Engine
+from nettrace.model.path import Direction, Outcome, Step
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.netfilter.ruleset import Table
+from nettrace.predict import predict
+from nettrace.predict.world import View
+from nettrace.rules.base import Mend
+from nettrace.rules.case import Case
+from nettrace.rules.change import insert_rule_at, together
+
+__all__ = ["Absent", "absent_rules", "lost", "put_back", "would_pass"]
+
+
+class Absent(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule of the engine that is not there; `position` is where it must be inserted, None for the chain's end.
+
+    Positions count from 1, and hold when the rules are put back in the order in which they are told.
+    """
+
+    rule: EngineRule
+    position: int | None
+    makes_chain: bool
+
+
+def absent_rules(case: Case, netns: int, backend: str, family: str, tables: Iterable[str]) -> tuple[Absent, ...]:
+    """Return the engine's rules that this flow needs and that do not stand in these tables.
+
+    Those that serve all networks, and those of the networks whose bridges the flow passes; rules that only keep traffic
+    out are no part of it. `family` is "ip" or "ip6". Empty where it is not known what the engine writes.
+    """
+    engine, view = case.engine, case.view(netns)
+    if engine is None or view is None:
+        return ()
+    meant = _meant(case, engine, view, backend, family)
+    if meant is None:
+        return ()
+    devices = {
+        step.device for direction in Direction for step in case.steps(direction) if step.netns == netns and step.device
+    }
+    networks = {each.name for each in case.before.intent.networks if each.bridge in devices}
+    found: list[Absent] = []
+    for (table, chain), rules in chains(meant).items():
+        if table in tables:
+            needed = [_needed(case, each, networks) for each in rules]
+            found += _absent_of(_texts(view, backend, family, table, chain), rules, needed)
+    return tuple(found)
+
+
+def _needed(case: Case, rule: EngineRule, networks: set[str]) -> bool:
+    """Tell whether the flow may need a rule: one of its networks', and of a published port that it asks for."""
+    if rule.guards or (rule.network is not None and rule.network not in networks):
+        return False
+    return rule.address is None or case.flow.dport in rule.ports
+
+
+def lost(case: Case, netns: int, backend: str, family: str, absent: tuple[Absent, ...]) -> str | None:
+    """Return the code of the fault that some of the engine's rules are not there, None when it is no such fault.
+
+    Jumps alone leave chains that stand and are bypassed. A chain without any of the rules that it should have was
+    flushed. A rule that is missing among others is no fault of the engine's layout as a whole.
+    """
+    view = case.view(netns)
+    engine = case.engine
+    meant = _meant(case, engine, view, backend, family) if engine is not None and view is not None else None
+    if not absent or meant is None or view is None:
+        return None
+    targets = [each.rule.text.rpartition(" -j ")[2] for each in absent]
+    if all(target.startswith("DOCKER") and _filled(view, backend, family, target) for target in targets):
+        return "filter.docker-chains-bypassed"
+    for (table, chain), rules in chains(meant).items():
+        standing = _texts(view, backend, family, table, chain) or ()
+        emptied = not any(each.text in standing for each in rules)
+        if emptied and any((each.rule.table, each.rule.chain) == (table, chain) for each in absent):
+            return "filter.docker-rules-missing"
+    return None
+
+
+def _filled(view: View, backend: str, family: str, chain: str) -> bool:
+    texts = _texts(view, backend, family, "filter", chain) or ()
+    return any(not text.endswith("-j RETURN") for text in texts)
+
+
+def would_pass(case: Case, netns: int, backend: str, family: str, absent: tuple[Absent, ...], step: Step) -> bool:
+    """Tell whether the packet would get past a step if the engine's absent rules stood: by predicting again."""
+    if not absent:
+        return False
+    snapshot = case.before
+    for each in absent:
+        change = insert_rule_at(netns, backend, family, each.rule.table, each.rule.text, each.position)
+        snapshot = change(snapshot)
+    trace = predict(snapshot, case.flow)
+    place = (step.reason, step.netns, step.hook.hook if step.hook is not None else None)
+    return not any(
+        (again.reason, again.netns, again.hook.hook if again.hook is not None else None) == place
+        and again.outcome is Outcome.DROP
+        for leg in (trace.forward, trace.reply)
+        if leg is not None
+        for again in (*leg.steps, *leg.beyond)
+    )
+
+
+def _meant(case: Case, engine: Engine, view: View, backend: str, family: str) -> tuple[EngineRule, ...] | None:
+    """Return what the engine writes; where it is not told whether it has a proxy, as fits what stands there best."""
+    version = 6 if family == "ip6" else 4
+    choices = (True, False) if engine.userland_proxy is None else (engine.userland_proxy,)
+    best: tuple[EngineRule, ...] | None = None
+    fewest = -1
+    for proxy in choices:
+        rules = docker_rules(case.before.intent, engine, version, proxy=proxy)
+        if rules is None:
+            return None
+        standing = {
+            (table, text)
+            for table in ("filter", "nat")
+            for chain in _chains(view, backend, family, table)
+            for text in _texts(view, backend, family, table, chain) or ()
+        }
+        missing = sum((each.table, each.text) not in standing for each in rules)
+        if best is None or missing < fewest:
+            best, fewest = rules, missing
+    return best
+
+
+def _table(view: View, backend: str, family: str, table: str) -> Table | None:
+    return view.ruleset.table(backend, family, table)
+
+
+def _chains(view: View, backend: str, family: str, table: str) -> tuple[str, ...]:
+    held = _table(view, backend, family, table)
+    return tuple(held.chains) if held is not None else ()
+
+
+def _texts(view: View, backend: str, family: str, table: str, chain: str) -> tuple[str, ...] | None:
+    """Return the rules of a chain as they are saved, None when there is no such chain."""
+    held = _table(view, backend, family, table)
+    if held is None or chain not in held.chains:
+        return None
+    return tuple(rule.ref.text for rule in held.chains[chain].rules)
+
+
+def _absent_of(standing: tuple[str, ...] | None, meant: tuple[EngineRule, ...], needed: list[bool]) -> list[Absent]:
+    """Return what is absent of one chain, each to be put behind what stands before it, else before what stands after.
+
+    Where nothing of the engine's stands in the chain, its rules go first, as the engine itself puts them.
+    """
+    texts = list(standing or ())
+    found: list[Absent] = []
+    for index, each in enumerate(meant):
+        if each.text in texts or not needed[index]:
+            continue
+        before = [texts.index(other.text) for other in meant[:index] if other.text in texts]
+        after = [texts.index(other.text) for other in meant[index + 1 :] if other.text in texts]
+        at = max(before) + 1 if before else min(after) if after else 0
+        makes = standing is None and not texts
+        found.append(Absent(rule=each, position=at + 1 if at < len(texts) else None, makes_chain=makes))
+        texts.insert(at, each.text)
+    return found
+
+
+def put_back(
+    case: Case, netns: int, backend: str, family: str, absent: tuple[Absent, ...], *, enter: Callable[[int], str]
+) -> tuple[Mend, tuple[Evidence, ...]]:
+    """Return the remedy that puts rules of the engine back where they belong, and what the engine meant as evidence.
+
+    `enter` returns what a command must begin with to act in a namespace.
+    """
+    engine = case.engine
+    assert engine is not None
+    program = ("ip6tables" if family == "ip6" else "iptables") + ("-legacy" if backend == "legacy" else "")
+    tool = f"{enter(netns)}{program}"
+    commands: list[str] = []
+    changes = []
+    builtin = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+    view = case.view(netns)
+    made: set[tuple[str, str]] = set()
+    for each in absent:
+        rule = each.rule
+        table = f" -t {rule.table}" if rule.table != "filter" else ""
+        target = rule.text.rpartition(" -j ")[2]
+        for chain in (rule.chain, target):
+            # A jump needs the chain that it leads to, be it as empty as one that nobody has filled.
+            unknown = view is None or _texts(view, backend, family, rule.table, chain) is None
+            if unknown and chain.startswith("DOCKER") and (rule.table, chain) not in made and chain not in builtin:
+                commands.append(f"{tool}{table} -N {chain}")
+                made.add((rule.table, chain))
+        body = rule.text.split(" ", 2)[2]
+        where = f"-A {rule.chain}" if each.position is None else f"-I {rule.chain} {each.position}"
+        commands.append(f"{tool}{table} {where.removesuffix(' 1')} {body}")
+        changes.append(insert_rule_at(netns, backend, family, rule.table, rule.text, each.position))
+    many = len(absent) > 1
+    mend = Mend(
+        summary=(
+            f"Put back {'the rules' if many else 'the rule'} that the engine writes, and find what took "
+            f"{'them' if many else 'it'} away. Restarting the engine writes all of its rules again, but it stops the "
+            "containers too unless live-restore is on."
+        ),
+        commands=tuple(commands),
+        change=together(*changes),
+    )
+    evidence = tuple(
+        Evidence(
+            kind=EvidenceKind.INTENT,
+            ref=engine.name,
+            text=f"{engine.name} {engine.version} writes in {each.rule.table}: {each.rule.text}; it is not there",
+        )
+        for each in absent
+    )
+    return mend, evidence

@@ -1,0 +1,131 @@
+"""Rules of the engine that are gone: named as such, and put back where they stood, on rulesets that engines wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from nettrace.model.base import Present, from_json
+from nettrace.model.flow import Flow
+from nettrace.model.snapshot import DumpFormat, Snapshot
+from nettrace.model.verdict import Verified
+from nettrace.replay import Run
+from tests.rules.build import diagnose_case
+
+CASES = Path(__file__).parents[2] / "fixtures" / "cases"
+#: Recorded with 20.10 and with 28.5, both healthy.
+OLD, NEW = "healthy-out", "healthy-peer"
+
+
+def broken(slug: str, *edits: tuple[str, str]) -> Snapshot:
+    """Return a recorded host whose iptables lost the lines that (table, beginning) tell; "" is every rule."""
+    snapshot = from_json((CASES / slug / "before.json").read_bytes(), Snapshot)
+
+    def edit(text: str) -> str:
+        table, kept = "", []
+        for line in text.splitlines():
+            table = line[1:] if line.startswith("*") else table
+            rule = line[line.find("-A ") :] if "-A " in line else None
+            gone = rule is not None and any(table == where and rule.startswith(f"-A {what}") for where, what in edits)
+            kept += [] if gone else [line]
+        return "\n".join(kept) + "\n"
+
+    spaces = []
+    for space in snapshot.namespaces:
+        if space.id == snapshot.host_netns and isinstance(space.netfilter, Present):
+            rows = tuple(
+                replace(dump, text=edit(dump.text))
+                if (dump.format, dump.family) == (DumpFormat.IPTABLES_SAVE, "ip")
+                else dump
+                for dump in space.netfilter.rows
+            )
+            space = replace(space, netfilter=Present(rows=rows))
+        spaces.append(space)
+    return replace(snapshot, namespaces=tuple(spaces))
+
+
+OUTSIDE = from_json((CASES / OLD / "run.json").read_bytes(), Run).flow
+
+
+def flow_to_outside(slug: str) -> Flow:
+    """Return the ping to 8.8.8.8 that was recorded, from the same container of another recorded host."""
+    source = from_json((CASES / slug / "run.json").read_bytes(), Run).flow.src
+    return replace(OUTSIDE, src=source)
+
+
+@pytest.mark.parametrize(
+    ("slug", "edits", "code", "commands"),
+    [
+        (
+            OLD,
+            [("filter", "FORWARD -i docker0 ! -o docker0")],
+            "filter.forward-policy-drop",
+            ["iptables -I FORWARD 13 -i docker0 ! -o docker0 -j ACCEPT"],
+        ),
+        (
+            OLD,
+            [("filter", "FORWARD -o docker0 -m conntrack")],
+            "filter.forward-policy-drop",
+            ["-o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"],
+        ),
+        (OLD, [("filter", "")], "filter.docker-rules-missing", ["-i docker0 ! -o docker0 -j ACCEPT"]),
+        (
+            OLD,
+            [("filter", ""), ("nat", "")],
+            "filter.docker-rules-missing",
+            ["-t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"],
+        ),
+        (
+            NEW,
+            [("filter", "DOCKER-FORWARD -i docker0")],
+            "filter.forward-policy-drop",
+            ["iptables -A DOCKER-FORWARD -i docker0 -j ACCEPT"],
+        ),
+        (
+            NEW,
+            [("filter", "FORWARD -j DOCKER-FORWARD")],
+            "filter.docker-chains-bypassed",
+            ["iptables -A FORWARD -j DOCKER-FORWARD"],
+        ),
+        (
+            NEW,
+            [("filter", "DOCKER-FORWARD -j DOCKER-CT")],
+            "filter.docker-chains-bypassed",
+            ["iptables -I DOCKER-FORWARD -j DOCKER-CT"],
+        ),
+        (NEW, [("filter", "DOCKER-CT ")], "filter.docker-rules-missing", ["iptables -A DOCKER-CT -o docker0"]),
+        (NEW, [("filter", "DOCKER-FORWARD ")], "filter.docker-rules-missing", ["-A DOCKER-FORWARD -j DOCKER-CT"]),
+        (NEW, [("filter", ""), ("nat", "")], "filter.docker-rules-missing", ["MASQUERADE", "DOCKER-CT"]),
+    ],
+)
+def test_what_is_gone_is_put_back_where_it_stood(
+    slug: str, edits: list[tuple[str, str]], code: str, commands: list[str]
+) -> None:
+    verdict = diagnose_case(broken(slug, *edits), flow_to_outside(slug))
+    first = verdict.findings[0]
+    assert (first.code, first.remedy.verified) == (code, Verified.YES)
+    for command in commands:
+        assert command in "\n".join(first.remedy.commands)
+    engine = [each for each in first.evidence if each.kind == "intent" and "it is not there" in each.text]
+    assert len(engine) == len([each for each in first.remedy.commands if " -N " not in each])
+
+
+def test_what_keeps_networks_apart_is_not_what_a_flow_needs() -> None:
+    gone = [
+        ("filter", "FORWARD -j DOCKER-ISOLATION"),
+        ("filter", "DOCKER-ISOLATION"),
+        ("filter", "FORWARD -j DOCKER-USER"),
+    ]
+    assert diagnose_case(broken(OLD, *gone), flow_to_outside(OLD)).findings == ()
+
+
+def test_without_a_known_layout_the_accepts_of_the_bridge_are_told() -> None:
+    snapshot = broken(OLD, ("filter", "FORWARD -i docker0 ! -o docker0"))
+    (engine,) = snapshot.intent.engines
+    for version in ("28.0.0", "unknown"):
+        other = replace(snapshot, intent=replace(snapshot.intent, engines=(replace(engine, version=version),)))
+        first = diagnose_case(other, flow_to_outside(OLD)).findings[0]
+        assert first.code == "filter.forward-policy-drop"
+        assert first.remedy.commands[0] == "iptables -A FORWARD -i docker0 -j ACCEPT"
