@@ -360,6 +360,20 @@ def _nat() -> Iterable[Fault]:
         mend_commands=host("conntrack -F"),
     )
 
+    yield Fault(
+        name="checksum-spoilt",
+        code="link.checksum-offload",
+        summary="frames between the two containers lose their right checksum on the bridge",
+        flow=PEER,
+        segment=Segment.DESTINATION,
+        break_commands=host(
+            "nft add table bridge spoil",
+            "nft 'add chain bridge spoil pass {{ type filter hook forward priority 200; }}'",
+            "nft add rule bridge spoil pass ip saddr {app.ip} icmp checksum set 0x1234",
+        ),
+        mend_commands=host("nft delete table bridge spoil"),
+    )
+
 
 def _filters() -> Iterable[Fault]:
     yield Fault(

@@ -94,6 +94,9 @@ from nettrace.rules.filter import (
     unreadable_table as filter_unreadable_table,
 )
 from nettrace.rules.link import (
+    checksum_offload as link_checksum_offload,
+)
+from nettrace.rules.link import (
     down as link_down,
 )
 from nettrace.rules.link import (
@@ -282,6 +285,7 @@ RULES: tuple[Rule, ...] = (
     filter_rules_duplicated.RULE,
     filter_unpublished_port_drop.RULE,
     filter_unreadable_table.RULE,
+    link_checksum_offload.RULE,
     link_down.RULE,
     link_duplicate_mac.RULE,
     link_no_carrier.RULE,

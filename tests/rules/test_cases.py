@@ -296,6 +296,10 @@ def counter(**values: int) -> Change:
     return lambda lab: lab.host.counters.update({name.replace("__", "."): value for name, value in values.items()})
 
 
+def counter_of(box: str, **values: int) -> Change:
+    return lambda lab: lab[box].counters.update({name.replace("__", "."): value for name, value in values.items()})
+
+
 def target(address: str) -> Change:
     def change(lab: Lab) -> None:
         lines = lab.host.chain("nat")
@@ -670,6 +674,16 @@ ROWS = (
         breaks=rule("filter", "-A FORWARD -i docker0 -m mystery --shape round -j DROP"),
         near=rule("filter", "-A FORWARD -i br-net1 -m mystery --shape round -j DROP"),
         lacks=("netfilter", "host"),
+    ),
+    Row(
+        code="link.checksum-offload",
+        asks=("app", "web"),
+        breaks=nothing,
+        after=counter_of("web", Icmp__InCsumErrors=1),
+        near=counter_of("web", Icmp__InCsumErrors=1),
+        wire=observed(until="web/eth0"),
+        lacks=("counters", "web"),
+        segment=Segment.DESTINATION,
     ),
     Row(
         code="link.down",

@@ -27,7 +27,6 @@ NOT_BUILT = {
     "dns.name-not-found",
     "dns.resolver-not-listening",
     "dns.server-unreachable",
-    "link.checksum-offload",
     "overlay.vni-mismatch",
     "overlay.vtep-address",
     "port.shadowed",
