@@ -157,31 +157,18 @@ def text(measured: dict[str, Series], promises: list[Ratio]) -> str:
     return f"{times}\n\n{table}"
 
 
-def netfilter_rows() -> list[dict[str, Any]]:
-    """Measure the netfilter model in a process of its own, which holds nothing of the runs before."""
-    script = Path(__file__).with_name("netfilter.py")
-    done = subprocess.run([sys.executable, script, "--json"], check=True, capture_output=True, text=True)
+def rows_of(script: str, *args: str) -> list[dict[str, Any]]:
+    """Measure one part in a process of its own, which holds nothing of the runs before."""
+    path = Path(__file__).with_name(script)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, path, "--json", *args]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     rows: list[dict[str, Any]] = json.loads(done.stdout)
     return rows
 
 
-def harmless_rows(engine: str) -> list[dict[str, Any]]:
-    """Measure what nettrace costs the host, and how soon it answers, in a process and a lab of their own."""
-    script = Path(__file__).with_name("harmless.py")
-    done = subprocess.run(
-        [sys.executable, script, "--json", "--engine", engine], check=True, capture_output=True, text=True
-    )
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
-
-
-def harmless_text(rows: list[dict[str, Any]]) -> str:
-    from tabulate import tabulate
-
-    return tabulate(rows, headers="keys", floatfmt=".3f")
-
-
-def netfilter_text(rows: list[dict[str, Any]]) -> str:
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """Return figures as a table."""
     from tabulate import tabulate
 
     return tabulate(rows, headers="keys", intfmt=",", floatfmt=",.3f")
@@ -208,16 +195,18 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code
     promises = ratios(measured)
-    rulesets = netfilter_rows()
-    harm = harmless_rows(args.engine)
+    parts = {
+        "netfilter": rows_of("netfilter.py"),
+        "rules": rows_of("rules.py"),
+        "harmless": rows_of("harmless.py", "--engine", args.engine),
+    }
     if args.json:
         ratio_rows = [asdict(each) | {"kept": each.kept} for each in promises]
         runs = [asdict(each) for each in measured.values()]
-        print(json.dumps({"runs": runs, "ratios": ratio_rows, "netfilter": rulesets, "harmless": harm}, indent=2))
+        print(json.dumps({"runs": runs, "ratios": ratio_rows, **parts}, indent=2))
     else:
-        print(f"{text(measured, promises)}\n\n{netfilter_text(rulesets)}\n\n{harmless_text(harm)}")
-    held = all(each.kept for each in promises) and all(row["holds"] for row in rulesets)
-    held = held and all(row["kept"] for row in harm)
+        print("\n\n".join([text(measured, promises), *map(table_of, parts.values())]))
+    held = all(each.kept for each in promises) and all(row["kept"] for rows in parts.values() for row in rows)
     return 1 if args.check and not held else 0
 
 

@@ -22,13 +22,17 @@ from msgspec.structs import replace
 
 from nettrace import netns
 from nettrace.collect import Collector
+from nettrace.correlate import correlate
+from nettrace.diagnose import diagnose
 from nettrace.model.base import rows
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd, Proto
 from nettrace.model.intent import Container, Intent
 from nettrace.model.observe import SightingKind
 from nettrace.model.path import Leg, LegEnd, Outcome, Reason, StepKind, Trace
 from nettrace.model.snapshot import Snapshot
+from nettrace.model.verdict import Result, Severity, Timing
 from nettrace.predict import predict
+from nettrace.rules.case import Case as Diagnosed
 from nettrace.wire.parse import parse_frame
 from nettrace.wire.token import RunToken, make_token
 from probes.inject import open_injector
@@ -547,9 +551,24 @@ def answer(one: Rig, snapshot: Snapshot, question: Packets) -> tuple[Trace, Seen
         wanted += len(sights(one, trace, trace.reply))
     seen = one.send(question, wanted)
     problem = compare(one, trace, seen)
+    whole = trace.forward.end in ends and trace.reply is not None and trace.reply.end is LegEnd.ARRIVED
+    if problem is None and whole and seen.reply:
+        problem = _false_alarm(snapshot, trace)
     if problem is not None and _twice(snapshot):
         problem = "unknown: two hosts have one address, and the first to answer wins"
     return trace, seen, problem
+
+
+def _false_alarm(snapshot: Snapshot, trace: Trace) -> str | None:
+    """Tell what the rules blame on a flow that the kernel delivered; None when it is nothing."""
+    case = Diagnosed(
+        flow=trace.flow, before=snapshot, after=None, trace=trace, correlation=correlate(trace, None), observation=None
+    )
+    verdict = diagnose(case, timing=Timing(total_s=0, collect_s=0, probe_s=0), version="")
+    blamed = [each.code for each in verdict.findings if each.severity in (Severity.BLOCKING, Severity.DEGRADING)]
+    if blamed or verdict.outcome is not Result.DELIVERED:
+        return f"the kernel delivered it, and the verdict is {verdict.outcome}: {', '.join(blamed)}"
+    return None
 
 
 def _twice(snapshot: Snapshot) -> bool:
