@@ -476,6 +476,36 @@ def _filters() -> Iterable[Fault]:
         kinds=("docker",),
         engines=(28, 99),
     )
+    flushed, restored = _saved("docker-ct-flushed", "iptables -F DOCKER-CT")
+    yield Fault(
+        name="docker-ct-flushed",
+        code="filter.docker-rules-missing",
+        summary="the chain that accepts answers is empty, and the engine's own drop takes them",
+        flow=OUT,
+        segment=Segment.HOST,
+        direction=Direction.REPLY,
+        break_commands=flushed,
+        mend_commands=restored,
+        kinds=("docker",),
+        engines=(28, 99),
+    )
+    yield Fault(
+        name="docker-accept-late",
+        code="filter.docker-chains-bypassed",
+        summary="the accept of a published port was appended again, behind the engine's own drop",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.HOST,
+        break_commands=host(
+            "iptables -D DOCKER -d {web.ip} ! -i docker0 -o docker0 -p tcp --dport 80 -j ACCEPT",
+            "iptables -A DOCKER -d {web.ip} ! -i docker0 -o docker0 -p tcp --dport 80 -j ACCEPT",
+        ),
+        mend_commands=host(
+            "iptables -D DOCKER -d {web.ip} ! -i docker0 -o docker0 -p tcp --dport 80 -j ACCEPT",
+            "iptables -I DOCKER -d {web.ip} ! -i docker0 -o docker0 -p tcp --dport 80 -j ACCEPT",
+        ),
+        kinds=("docker",),
+        engines=(28, 99),
+    )
     yield Fault(
         name="docker-chain-jump-deleted",
         code="filter.docker-chains-bypassed",

@@ -328,6 +328,16 @@ def insert_rule(netns: int, backend: str, family: str, table: str, rule: str) ->
     return _edit_iptables(netns, backend, family, table, edit)
 
 
+def delete_text(netns: int, backend: str, family: str, table: str, rule: str) -> Change:
+    """Delete the first rule of an iptables table that has this text ("-A CHAIN …")."""
+
+    def edit(lines: list[str]) -> list[str]:
+        found = next((index for index, line in enumerate(lines) if line[line.find("-A ") :] == rule), None)
+        return lines if found is None else [*lines[:found], *lines[found + 1 :]]
+
+    return _edit_iptables(netns, backend, family, table, edit)
+
+
 #: The chains that the kernel makes with each table of iptables.
 _BUILTIN = {
     "raw": ("PREROUTING", "OUTPUT"),

@@ -16,22 +16,23 @@ from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Table
 from nettrace.predict import predict
 from nettrace.predict.world import View
-from nettrace.rules.base import Mend
+from nettrace.rules.base import Change, Mend
 from nettrace.rules.case import Case
-from nettrace.rules.change import insert_rule_at, together
+from nettrace.rules.change import delete_text, insert_rule_at, together
 
 __all__ = ["Absent", "absent_rules", "lost", "put_back", "would_pass"]
 
 
 class Absent(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule of the engine that is not there; `position` is where it must be inserted, None for the chain's end.
+    """One rule of the engine that is not where it should be; `position` is where it belongs, None for the chain's end.
 
-    Positions count from 1, and hold when the rules are put back in the order in which they are told.
+    `late` is true for one that stands, but behind a rule of its network that keeps traffic out. Positions count from
+    1, and hold when the rules are put back in the order in which they are told.
     """
 
     rule: EngineRule
     position: int | None
-    makes_chain: bool
+    late: bool = False
 
 
 def absent_rules(case: Case, netns: int, backend: str, family: str, tables: Iterable[str]) -> tuple[Absent, ...]:
@@ -68,8 +69,9 @@ def _needed(case: Case, rule: EngineRule, networks: set[str]) -> bool:
 def lost(case: Case, netns: int, backend: str, family: str, absent: tuple[Absent, ...]) -> str | None:
     """Return the code of the fault that some of the engine's rules are not there, None when it is no such fault.
 
-    Jumps alone leave chains that stand and are bypassed. A chain without any of the rules that it should have was
-    flushed. A rule that is missing among others is no fault of the engine's layout as a whole.
+    Jumps alone leave chains that stand and are bypassed, and so does an order in which a drop comes before. A chain
+    without any of the rules that it should have was flushed. A rule that is missing among others is no fault of the
+    engine's layout as a whole.
     """
     view = case.view(netns)
     engine = case.engine
@@ -77,6 +79,8 @@ def lost(case: Case, netns: int, backend: str, family: str, absent: tuple[Absent
     if not absent or meant is None or view is None:
         return None
     targets = [each.rule.text.rpartition(" -j ")[2] for each in absent]
+    if all(each.late for each in absent):
+        return "filter.docker-chains-bypassed"
     if all(target.startswith("DOCKER") and _filled(view, backend, family, target) for target in targets):
         return "filter.docker-chains-bypassed"
     for (table, chain), rules in chains(meant).items():
@@ -96,11 +100,7 @@ def would_pass(case: Case, netns: int, backend: str, family: str, absent: tuple[
     """Tell whether the packet would get past a step if the engine's absent rules stood: by predicting again."""
     if not absent:
         return False
-    snapshot = case.before
-    for each in absent:
-        change = insert_rule_at(netns, backend, family, each.rule.table, each.rule.text, each.position)
-        snapshot = change(snapshot)
-    trace = predict(snapshot, case.flow)
+    trace = predict(_restored(netns, backend, family, absent)(case.before), case.flow)
     place = (step.reason, step.netns, step.hook.hook if step.hook is not None else None)
     return not any(
         (again.reason, again.netns, again.hook.hook if again.hook is not None else None) == place
@@ -150,6 +150,16 @@ def _texts(view: View, backend: str, family: str, table: str, chain: str) -> tup
     return tuple(rule.ref.text for rule in held.chains[chain].rules)
 
 
+def _restored(netns: int, backend: str, family: str, absent: tuple[Absent, ...]) -> Change:
+    """Return the change that puts the rules where they belong."""
+    steps = []
+    for each in absent:
+        if each.late:
+            steps.append(delete_text(netns, backend, family, each.rule.table, each.rule.text))
+        steps.append(insert_rule_at(netns, backend, family, each.rule.table, each.rule.text, each.position))
+    return together(*steps)
+
+
 def _absent_of(standing: tuple[str, ...] | None, meant: tuple[EngineRule, ...], needed: list[bool]) -> list[Absent]:
     """Return what is absent of one chain, each to be put behind what stands before it, else before what stands after.
 
@@ -158,13 +168,21 @@ def _absent_of(standing: tuple[str, ...] | None, meant: tuple[EngineRule, ...], 
     texts = list(standing or ())
     found: list[Absent] = []
     for index, each in enumerate(meant):
-        if each.text in texts or not needed[index]:
+        stands = each.text in texts
+        guards = [
+            texts.index(other.text)
+            for other in meant[index + 1 :]
+            if other.guards and other.network == each.network and other.text in texts
+        ]
+        late = stands and any(guard < texts.index(each.text) for guard in guards)
+        if (stands and not late) or not needed[index]:
             continue
+        if late:
+            texts.remove(each.text)
         before = [texts.index(other.text) for other in meant[:index] if other.text in texts]
         after = [texts.index(other.text) for other in meant[index + 1 :] if other.text in texts]
-        at = max(before) + 1 if before else min(after) if after else 0
-        makes = standing is None and not texts
-        found.append(Absent(rule=each, position=at + 1 if at < len(texts) else None, makes_chain=makes))
+        at = min(guards) if late else max(before) + 1 if before else min(after) if after else 0
+        found.append(Absent(rule=each, position=at + 1 if at < len(texts) else None, late=late))
         texts.insert(at, each.text)
     return found
 
@@ -181,7 +199,6 @@ def put_back(
     program = ("ip6tables" if family == "ip6" else "iptables") + ("-legacy" if backend == "legacy" else "")
     tool = f"{enter(netns)}{program}"
     commands: list[str] = []
-    changes = []
     builtin = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
     view = case.view(netns)
     made: set[tuple[str, str]] = set()
@@ -197,23 +214,24 @@ def put_back(
                 made.add((rule.table, chain))
         body = rule.text.split(" ", 2)[2]
         where = f"-A {rule.chain}" if each.position is None else f"-I {rule.chain} {each.position}"
+        if each.late:
+            commands.append(f"{tool}{table} -D {rule.chain} {body}")
         commands.append(f"{tool}{table} {where.removesuffix(' 1')} {body}")
-        changes.append(insert_rule_at(netns, backend, family, rule.table, rule.text, each.position))
-    many = len(absent) > 1
+    what, place, them = ("rules", "their places", "them") if len(absent) > 1 else ("rule", "its place", "it")
     mend = Mend(
         summary=(
-            f"Put back {'the rules' if many else 'the rule'} that the engine writes, and find what took "
-            f"{'them' if many else 'it'} away. Restarting the engine writes all of its rules again, but it stops the "
-            "containers too unless live-restore is on."
+            f"Put the {what} that the engine writes back in {place}, and find what took {them} away. Restarting the "
+            "engine writes all of its rules again, but it stops the containers too unless live-restore is on."
         ),
         commands=tuple(commands),
-        change=together(*changes),
+        change=_restored(netns, backend, family, absent),
     )
     evidence = tuple(
         Evidence(
             kind=EvidenceKind.INTENT,
             ref=engine.name,
-            text=f"{engine.name} {engine.version} writes in {each.rule.table}: {each.rule.text}; it is not there",
+            text=f"{engine.name} {engine.version} writes in {each.rule.table}: {each.rule.text}; "
+            f"{'it stands behind a rule that drops' if each.late else 'it is not there'}",
         )
         for each in absent
     )

@@ -8,11 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from nettrace.model.base import Present, from_json
-from nettrace.model.flow import Flow
+from nettrace.model.flow import Flow, Proto
 from nettrace.model.snapshot import DumpFormat, Snapshot
 from nettrace.model.verdict import Verified
 from nettrace.replay import Run
-from tests.rules.build import diagnose_case
+from nettrace.rules.change import delete_text, insert_rule_at, together
+from nettrace.rules.engine_rules import absent_rules, lost, put_back
+from tests.rules.build import case_of, diagnose_case
 
 CASES = Path(__file__).parents[2] / "fixtures" / "cases"
 #: Recorded with 20.10 and with 28.5, both healthy.
@@ -129,3 +131,27 @@ def test_without_a_known_layout_the_accepts_of_the_bridge_are_told() -> None:
         first = diagnose_case(other, flow_to_outside(OLD)).findings[0]
         assert first.code == "filter.forward-policy-drop"
         assert first.remedy.commands[0] == "iptables -A FORWARD -i docker0 -j ACCEPT"
+
+
+def test_an_accept_behind_the_engines_own_drop_is_moved_before_it() -> None:
+    """As a script does that deletes a rule and appends it again."""
+    snapshot = from_json((CASES / NEW / "before.json").read_bytes(), Snapshot)
+    published = next(each for each in snapshot.intent.containers if each.ports)
+    (endpoint,) = published.endpoints
+    assert endpoint.ipv4 is not None
+    accept = f"-A DOCKER -d {endpoint.ipv4.ip}/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT"
+    where = (snapshot.host_netns, "nft", "ip")
+    moved = together(delete_text(*where, "filter", accept), insert_rule_at(*where, "filter", accept, None))(snapshot)
+    asks = replace(flow_to_outside(NEW), proto=Proto.TCP, dport=80)
+
+    (late,) = absent_rules(case_of(moved, asks), *where, ("filter",))
+    assert (late.rule.text, late.position, late.late) == (accept, 1, True)
+    assert lost(case_of(moved, asks), *where, (late,)) == "filter.docker-chains-bypassed"
+    mend, (evidence,) = put_back(case_of(moved, asks), *where, (late,), enter=lambda _netns: "")
+    rule = accept.removeprefix("-A DOCKER ")
+    assert mend.commands == (f"iptables -D DOCKER {rule}", f"iptables -I DOCKER {rule}")
+    assert "behind a rule that drops" in evidence.text
+    assert mend.change is not None
+    assert absent_rules(case_of(mend.change(moved), asks), *where, ("filter",)) == ()
+    # A ping asks for no port.
+    assert absent_rules(case_of(moved, flow_to_outside(NEW)), *where, ("filter",)) == ()
