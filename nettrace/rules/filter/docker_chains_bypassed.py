@@ -1,11 +1,12 @@
-"""The engine's chains stand, but FORWARD never reaches them.
+"""The engine's chains stand, but packets do not reach what would accept them.
 
-What it reports: the engine's chains are filled, and no rule of FORWARD jumps to them.
-Why traffic stops: without the jump their accepts are never asked, and the policy drops.
+What it reports: the engine's chains are filled, and no rule jumps to them; or a drop of the engine's stands before the
+    accept.
+Why traffic stops: without the jump, or behind the drop, the accept is never asked.
 Proof: the rule itself, found by walking every table of both backends in the kernel's order; its packet counter
     before and after the probe; the points that saw the packet and those that did not.
-Remedy: Restart the engine, so that it puts its jumps back.
-Known limits: only judged where the engine is known and manages iptables.
+Remedy: put the jump (or the accept) back where the engine's own layout has it; restarting the engine does so too.
+Known limits: only judged where the engine is known and manages iptables; from Docker 18.05 on, but for 28.0.0.
 Seen in the field: the chains look complete, and nothing refers to them after a firewall script flushed FORWARD
     (synology-docker#66, synology-docker#97, csf-firewall#111); or a REJECT stands before Docker's jumps (moby#49511,
     moby#49528, for-linux#1521). Very common.
@@ -18,9 +19,10 @@ from nettrace.rules.case import Case
 from nettrace.rules.faults import FilterWords, filter_hits
 
 WORDS = FilterWords(
-    title="nothing jumps to the engine's chains any more",
+    title="the engine's chains stand, but the packet does not reach what would accept it",
     explanation=(
-        "The engine's chains hold their rules, but FORWARD no longer jumps to them, so {place} drops the packet."
+        "The engine's rules would accept this traffic, but no jump leads to them any more, or a drop comes before "
+        "them; so {place} {verb} the packet."
     ),
     summary="Restart the engine, so that it puts its jumps back.",
     commands=("systemctl restart docker",),

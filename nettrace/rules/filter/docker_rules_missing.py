@@ -4,7 +4,8 @@ What it reports: the engine runs with networks, and FORWARD holds none of its ru
 Why traffic stops: something flushed the tables after the engine started; what is left is the policy that drops.
 Proof: the rule itself, found by walking every table of both backends in the kernel's order; its packet counter
     before and after the probe; the points that saw the packet and those that did not.
-Remedy: Restart the engine, so that it writes its rules again, and keep the other tool from flushing them.
+Remedy: put back the rules that this traffic needs, or restart the engine, which writes all of them; and keep the other
+    tool from flushing them.
 Known limits: only judged where the engine is known and manages iptables.
 Seen in the field: a firewall that is started or reloaded after Docker flushes the tables (moby#12294, moby#15254,
     moby#16816, moby#10218, moby#14073, csf-firewall#111); Podman's the same (podman#8048, podman#3842, netavark#230).
@@ -30,8 +31,8 @@ ENGINE_CHAIN = re.compile(r"DOCKER|NETAVARK|nat-prerouting-and-output")
 WORDS = FilterWords(
     title="the engine's own forwarding rules are gone",
     explanation=(
-        "The engine's rules were removed (a flush, or a firewall that was reloaded), so {place} drops what they "
-        "used to accept."
+        "The engine's rules were removed (by a flush, or a firewall that was reloaded), so nothing accepts this "
+        "traffic any more, and {place} {verb} it."
     ),
     summary="Restart the engine, so that it writes its rules again, and keep the other tool from flushing them.",
     commands=("systemctl restart docker",),

@@ -19,7 +19,7 @@ from nettrace.rules.faults import FilterWords, filter_hits
 
 WORDS = FilterWords(
     title="FORWARD's policy drops the packet: no rule accepts it",
-    explanation="Nothing in FORWARD accepts this traffic, so the policy of {place} drops it.",
+    explanation="No rule in FORWARD accepts this traffic, and what no rule accepts its policy drops ({place}).",
 )
 
 
