@@ -12,7 +12,7 @@ import msgspec
 
 from nettrace.correlate import Blocker, Passage
 from nettrace.model.base import IPAddress
-from nettrace.model.flow import EndpointKind, FlowEnd
+from nettrace.model.flow import EndpointKind, Flow, FlowEnd
 from nettrace.model.observe import Blind, SightingKind
 from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Trace
 from nettrace.model.verdict import (
@@ -40,6 +40,7 @@ from nettrace.predict import predict
 from nettrace.rules import RULES
 from nettrace.rules.base import Fired, Hit, Rule, Unknown
 from nettrace.rules.case import Case
+from nettrace.rules.first_leg import NAME, asked_flow, lookup_view, names_first, settles, stop_without_blocker
 from nettrace.rules.kernel_facts import dropped_by, kernel_evidence, kernel_gaps, kernel_lines
 
 _ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
@@ -61,20 +62,24 @@ def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
     """Return the verdict of a case."""
     ranked = _without_consequences(case, _run_rules(case))
     causes = [each for each in ranked if each.hit.blocker is not None]
-    findings = tuple(_finding(case, each, causes) for each in ranked)
-    outcome = _outcome(case, ranked)
+    findings = names_first(case, tuple(_finding(case, each, causes) for each in ranked))
+    named = settles(findings)
+    outcome = Result.STOPPED if named else _outcome(case, ranked)
     stop = _stop(case, causes) if outcome in (Result.STOPPED, Result.DEGRADED) else None
+    if named and (stop is None or findings[0].code == NAME):
+        stop = stop_without_blocker(case, findings)
     return Verdict(
         outcome=outcome,
-        flow=_flow_view(case),
+        flow=_flow_view(case, asked_flow(case)),
         stop=stop,
-        hops=_hops(case),
+        hops=() if named and findings[0].code == NAME else _hops(case),
         findings=findings,
         gaps=_gaps(case, outcome),
         assumptions=tuple(f"{each.rule.text}: {each.reason}" for each in case.trace.assumptions),
         timing=timing,
         tool=Tool(version=version),
         host=HostView(kernel=case.before.host.kernel, engine=case.before.host.engine),
+        lookup=lookup_view(case, _flow_view(case, case.flow)) or msgspec.UNSET,
     )
 
 
@@ -379,10 +384,9 @@ def _why_inconclusive(case: Case) -> list[GapView]:
 # --- the question ---------------------------------------------------------------------------------------------------
 
 
-def _flow_view(case: Case) -> FlowView:
-    flow = case.flow
+def _flow_view(case: Case, flow: Flow) -> FlowView:
     first = next((step.packet for step in case.trace.forward.steps if not step.packet.src.is_unspecified), None)
-    source = first.src if first is not None else flow.src.address
+    source = first.src if first is not None and flow.src == case.flow.src else flow.src.address
     return FlowView(
         src=_end_view(flow.src, source),
         dst=_end_view(flow.dst, flow.dst.address),

@@ -17,9 +17,10 @@ from nettrace.collect.netlink import Channel
 from nettrace.collect.places import Place, Places
 from nettrace.collect.resolve import Resolver
 from nettrace.errors import EngineError, NamespaceGone, NotFound
-from nettrace.model.base import Missing, Present, rows
+from nettrace.model.base import IPAddress, Missing, Present, rows
 from nettrace.model.flow import Flow, Proto
 from nettrace.model.intent import Container, Intent
+from nettrace.model.lookup import Lookup
 from nettrace.model.snapshot import Gap, Host, Link, Namespace, Snapshot
 from nettrace.netns import Netns, current
 
@@ -39,6 +40,7 @@ class Collector:
         self._intents = Intents(self._places, engines)
         self._channels: dict[int, Channel] = {}
         self._flow: Flow | None = None
+        self._resolver: Resolver | None = None
         self._read: dict[int, Namespace] = {}
         self._gaps: dict[int, tuple[Gap, ...]] = {}
         self._nsids: dict[int, dict[int, int]] = {}
@@ -65,8 +67,21 @@ class Collector:
 
         Raises UsageError, NotFound, Ambiguous, EngineError, PrivilegeError.
         """
-        resolver = Resolver(self._places, self._intents, self._channel)
-        self._flow = resolver.resolve(src, dst, proto=proto, dport=dport, size=size, family=family)
+        self._resolver = Resolver(self._places, self._intents, self._channel)
+        self._flow = self._resolver.resolve(src, dst, proto=proto, dport=dport, size=size, family=family)
+        return self._flow
+
+    @property
+    def lookup(self) -> Lookup | None:
+        """What became of the destination's name, None when it was not given as one (or nobody could be asked)."""
+        return self._resolver.lookup if self._resolver is not None else None
+
+    def turn_to(self, server: IPAddress, *, from_host: bool = False) -> Flow:
+        """Look at the way to a name server from now on, the source's or the host's: what was read is read anew."""
+        assert self._resolver is not None
+        self._flow = self._resolver.way_to(server, from_host=from_host)
+        self._read.clear()
+        self._gaps.clear()
         return self._flow
 
     def netns(self, inode: int) -> Netns:
@@ -287,6 +302,15 @@ class Collector:
         except (EngineError, NotFound) as error:
             self._lost.append(Gap(section="intent", netns=None, reason=str(error)))
 
+    def _with_names(self, namespaces: dict[int, Namespace]) -> tuple[Namespace, ...]:
+        """Return the namespaces, the one that a name was looked up in with what came of it."""
+        lookup = self.lookup
+        asks = lookup.question.src.netns if lookup is not None else None
+        return tuple(
+            replace(each, names=lookup) if lookup is not None and each.id == asks else each
+            for each in namespaces.values()
+        )
+
     def _snapshot(self, namespaces: dict[int, Namespace], gaps: dict[int, tuple[Gap, ...]]) -> Snapshot:
         intent = self._intents.all()
         system = os.uname()
@@ -297,7 +321,7 @@ class Collector:
                 hostname=system.nodename,
             ),
             host_netns=self.host.inode,
-            namespaces=tuple(namespaces.values()),
+            namespaces=self._with_names(namespaces),
             intent=intent,
             gaps=(
                 *(Gap(section="intent", netns=None, reason=reason) for reason in self._intents.troubles),

@@ -7,82 +7,56 @@ hosts(5), resolv.conf(5) with search domains and ndots, queries over UDP (RFC 10
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
 
-from nettrace.collect.proc import read_text
-from nettrace.errors import NotFound
+from nettrace.collect.rooted import read_rooted
 from nettrace.model.base import IPAddress, Model
+from nettrace.model.lookup import DNS_PORT, FINAL, Answer, AnswerKind
 from nettrace.netns import Netns, open_socket
 
 __all__ = [
-    "Answer",
-    "AnswerKind",
-    "NameNotResolved",
+    "Asking",
     "ResolverConfig",
     "build_query",
+    "candidates",
     "parse_hosts",
     "parse_resolv_conf",
     "parse_response",
     "read_config",
-    "resolve_name",
 ]
 
-PORT = 53
 TIMEOUT_S = 1.5
+#: Docker's own server gives each of its upstreams up to four seconds (extIOTimeout), and glibc waits five for it.
+PATIENCE_S = 4.8
 #: No lookup takes longer than this, however many servers and search domains there are.
 BUDGET_S = 6.0
 TYPE_A, TYPE_CNAME, TYPE_AAAA = 1, 5, 28
 CLASS_IN = 1
 MAX_SERVERS = 3
-
-
-class AnswerKind(StrEnum):
-    """What a server had to say."""
-
-    FOUND = "found"
-    NO_DATA = "no address of that family"
-    NO_NAME = "no such name"
-    REFUSED = "refused"
-    FAILED = "failed"
-    SILENT = "no answer"
-    UNREACHABLE = "unreachable"
-
-
-class Answer(Model):
-    """One server's answer to one name. `rcode` is the DNS response code, None when nothing came back."""
-
-    server: IPAddress
-    name: str
-    kind: AnswerKind
-    addresses: tuple[IPAddress, ...] = ()
-    rcode: int | None = None
+TRUNCATED = 0x0200
 
 
 class ResolverConfig(Model):
-    """What resolv.conf and hosts say; `sources` are the files that were read."""
+    """What resolv.conf and hosts say; `sources` are the files that were read.
+
+    `unreadable` says why a file that is there could not be read, by its name. `text` is resolv.conf as it stands.
+    """
 
     servers: tuple[IPAddress, ...] = ()
     search: tuple[str, ...] = ()
     ndots: int = 1
     hosts: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     sources: tuple[str, ...] = ()
-
-
-class NameNotResolved(NotFound):
-    """A name could not be turned into an address. `answers` is what each server said, in order."""
-
-    def __init__(self, message: str, name: str, answers: tuple[Answer, ...]) -> None:
-        super().__init__(message)
-        self.name = name
-        self.answers = answers
+    unreadable: dict[str, str] = msgspec.field(default_factory=dict)
+    text: str = ""
 
 
 def read_config(folders: Sequence[str]) -> ResolverConfig:
@@ -92,17 +66,38 @@ def read_config(folders: Sequence[str]) -> ResolverConfig:
     """
     texts: dict[str, str] = {}
     sources = []
+    unreadable: dict[str, str] = {}
     for name in ("resolv.conf", "hosts"):
         for folder in folders:
-            path = f"{folder}/{name}"
-            with contextlib.suppress(OSError):
-                texts[name] = read_text(path)
-                sources.append(path)
+            root, path = _rooted(folder)
+            try:
+                texts[name] = read_rooted(root, f"{path}/{name}")
+            except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
+                continue
+            except OSError as error:
+                unreadable[name] = f"{folder}/{name}: {error.strerror}"
                 break
-    servers, search, ndots = parse_resolv_conf(texts.get("resolv.conf", ""))
+            sources.append(f"{folder}/{name}")
+            break
+    text = texts.get("resolv.conf", "")
+    servers, search, ndots = parse_resolv_conf(text)
     return ResolverConfig(
-        servers=servers, search=search, ndots=ndots, hosts=parse_hosts(texts.get("hosts", "")), sources=tuple(sources)
+        servers=servers,
+        search=search,
+        ndots=ndots,
+        hosts=parse_hosts(texts.get("hosts", "")),
+        sources=tuple(sources),
+        unreadable=unreadable,
+        text=text,
     )
+
+
+def _rooted(folder: str) -> tuple[str, str]:
+    """Split /proc/<pid>/root off a folder: links below it are that process's, and mean its own files."""
+    parts = folder.split("/")
+    if parts[:2] == ["", "proc"] and parts[3:4] == ["root"]:
+        return "/".join(parts[:4]), "/" + "/".join(parts[4:])
+    return "/", folder
 
 
 def parse_resolv_conf(text: str) -> tuple[tuple[IPAddress, ...], tuple[str, ...], int]:
@@ -204,62 +199,90 @@ def candidates(name: str, config: ResolverConfig) -> tuple[str, ...]:
     return (name, *searched) if name.count(".") >= config.ndots else (*searched, name)
 
 
-def resolve_name(ns: Netns, config: ResolverConfig, name: str, families: Sequence[int]) -> tuple[IPAddress, ...]:
-    """Return the addresses of a name, of the first of the families that it has any of.
+class Asking:
+    """Asks the servers of one resolver configuration, from inside one namespace, and keeps what they answer."""
 
-    Queries leave from a socket of the namespace `ns`. Raises NameNotResolved with what was asked and answered.
-    """
-    listed = [ip_address(each) for each in config.hosts.get(name.rstrip(".").lower(), ())]
-    for family in families:
-        found = tuple(address for address in listed if address.version == family)
-        if found:
-            return found
-    answers: list[Answer] = []
-    deadline = time.monotonic() + BUDGET_S
-    for family in families:
-        for full in candidates(name, config):
-            for server in config.servers:
-                answer = _ask(ns, server, full, family, min(TIMEOUT_S, max(0.05, deadline - time.monotonic())))
-                answers.append(answer)
-                if answer.kind is AnswerKind.FOUND:
-                    return answer.addresses
-                if answer.kind in (AnswerKind.NO_NAME, AnswerKind.NO_DATA) or time.monotonic() > deadline:
-                    break
-    raise NameNotResolved(_explain(name, config, families, answers), name, tuple(answers))
+    def __init__(self, ns: Netns, config: ResolverConfig, *, patient: Callable[[], bool] | None = None) -> None:
+        """Ask from `ns`; `patient` tells, once a server is silent, whether waiting longer may be worth it."""
+        self._ns = ns
+        self._config = config
+        self._patient = patient
+        self._deadline = time.monotonic() + BUDGET_S
+        self.answers: list[Answer] = []
 
+    def ask(self, name: str, families: Sequence[int]) -> tuple[IPAddress, ...]:
+        """Return the addresses of a name, of the first of the families that it has any of; none where it has none.
 
-def _explain(name: str, config: ResolverConfig, families: Sequence[int], answers: Sequence[Answer]) -> str:
-    kinds = " or ".join(f"IPv{family}" for family in families)
-    said = dict.fromkeys(f"{answer.server}: {answer.kind.value}" for answer in answers)
-    files = ", ".join(config.sources) or "no resolv.conf"
-    return (
-        f"{name} has no {kinds} address as the source resolves names ({files}; {'; '.join(said) or 'nothing asked'}): "
-        "give its address instead, or ask for the way to the name server with --proto udp --port 53"
-    )
+        Raises ValueError when it is no DNS name.
+        """
+        for family in families:
+            for full in candidates(name, self._config):
+                for server in self._config.servers:
+                    answer = self._ask(server, full, family)
+                    self.answers.append(answer)
+                    if answer.kind is AnswerKind.FOUND:
+                        return answer.addresses
+                    if answer.kind in FINAL or time.monotonic() > self._deadline:
+                        break
+        return ()
 
+    def _ask(self, server: IPAddress, name: str, family: int) -> Answer:
+        identifier = int.from_bytes(os.urandom(2), "big")
+        query = build_query(name, family, identifier)
+        told: dict[str, object] = {"server": server, "name": name, "family": family}
+        version = socket.AF_INET if server.version == 4 else socket.AF_INET6
+        with open_socket(self._ns, version, socket.SOCK_DGRAM) as asking:
+            try:
+                asking.connect((str(server), DNS_PORT))
+                asking.send(query)
+                data = self._wait(asking, query, family)
+                if data is None:
+                    return Answer(kind=AnswerKind.SILENT, **told)  # type: ignore[arg-type]
+                code, addresses = parse_response(data, query, family)
+                if not addresses and int.from_bytes(data[2:4], "big") & TRUNCATED:
+                    code, addresses = self._ask_by_tcp(server, query, family)
+            except OSError as error:
+                # An ICMP error or the lack of a route: known at once, and a different thing from silence.
+                return Answer(kind=AnswerKind.UNREACHABLE, errno=error.errno, **told)  # type: ignore[arg-type]
+        return Answer(kind=_kind(code, addresses), addresses=addresses, rcode=code, **told)  # type: ignore[arg-type]
 
-def _ask(ns: Netns, server: IPAddress, name: str, family: int, timeout_s: float) -> Answer:
-    identifier = int.from_bytes(os.urandom(2), "big")
-    query = build_query(name, family, identifier)
-    version = socket.AF_INET if server.version == 4 else socket.AF_INET6
-    deadline = time.monotonic() + timeout_s
-    with open_socket(ns, version, socket.SOCK_DGRAM) as asking:
+    def _wait(self, asking: socket.socket, query: bytes, family: int) -> bytes | None:
+        """Return the answer to a query, None when there is none in time; raises OSError."""
+        started = time.monotonic()
+        end = min(started + TIMEOUT_S, max(self._deadline, started + 0.05))
+        extended = False
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                if extended or self._patient is None or not self._patient():
+                    return None
+                end, extended = min(started + PATIENCE_S, self._deadline), True
+                continue
+            asking.settimeout(left)
+            try:
+                data = asking.recv(65535)
+                parse_response(data, query, family)
+            except (TimeoutError, ValueError):
+                continue
+            return data
+
+    def _ask_by_tcp(self, server: IPAddress, query: bytes, family: int) -> tuple[int, tuple[IPAddress, ...]]:
+        """Ask again where the answer was too long for a datagram (RFC 7766); raises OSError."""
+        version = socket.AF_INET if server.version == 4 else socket.AF_INET6
+        with open_socket(self._ns, version, socket.SOCK_STREAM) as asking:
+            asking.settimeout(TIMEOUT_S)
+            asking.connect((str(server), DNS_PORT))
+            asking.sendall(struct.pack(">H", len(query)) + query)
+            data = b""
+            while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
+                part = asking.recv(65535)
+                if not part:
+                    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                data += part
         try:
-            asking.connect((str(server), PORT))
-            asking.send(query)
-            while (left := deadline - time.monotonic()) > 0:
-                asking.settimeout(left)
-                try:
-                    code, addresses = parse_response(asking.recv(65535), query, family)
-                except ValueError:
-                    continue
-                return Answer(server=server, name=name, kind=_kind(code, addresses), addresses=addresses, rcode=code)
-        except TimeoutError:
-            pass
-        except OSError:
-            # An ICMP error or the lack of a route: known at once, and a different thing from silence.
-            return Answer(server=server, name=name, kind=AnswerKind.UNREACHABLE)
-    return Answer(server=server, name=name, kind=AnswerKind.SILENT)
+            return parse_response(data[2:], query, family)
+        except ValueError as error:
+            raise ConnectionAbortedError(errno.EPROTO, str(error)) from error
 
 
 def _kind(code: int, addresses: tuple[IPAddress, ...]) -> AnswerKind:

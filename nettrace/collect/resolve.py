@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
-from nettrace.collect.dns import NameNotResolved, read_config, resolve_name
+from msgspec.structs import replace
+
+from nettrace.collect.dns import Asking, ResolverConfig, read_config
 from nettrace.collect.intents import Intents
 from nettrace.collect.netlink import Channel
 from nettrace.collect.places import Places, netns_of, run_netns
@@ -20,6 +22,7 @@ from nettrace.errors import Ambiguous, NotFound, UsageError
 from nettrace.model.base import IPAddress, Model
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd, Proto
 from nettrace.model.intent import Container, Endpoint
+from nettrace.model.lookup import DNS_PORT, EMBEDDED, AnswerKind, Lookup, Upstream
 from nettrace.model.snapshot import Address
 from nettrace.netns import Netns
 
@@ -82,6 +85,9 @@ class Resolver:
         self._intents = intents
         self._channel = channel
         self._held: dict[int, tuple[Address, ...]] = {}
+        self._asks: _End | None = None
+        #: What became of the destination's name, where it is one; the question in it is filled in at the end.
+        self.lookup: Lookup | None = None
 
     def resolve(
         self, src: str, dst: str, *, proto: Proto, dport: int | None, size: int | None, family: int | None
@@ -92,7 +98,7 @@ class Resolver:
         be told, EngineError when an engine that the user named is needed and does not answer.
         """
         typed_src, typed_dst = parse_endpoint(src), parse_endpoint(dst)
-        source = self._source(typed_src)
+        source = self._asks = self._source(typed_src)
         if typed_dst.form == "address":
             literal = ip_address(typed_dst.value)
             if family not in (None, literal.version):
@@ -105,13 +111,27 @@ class Resolver:
         if address is None and target.kind is not EndpointKind.NAME:
             family, address = self._choose_address(source, target, family)
         chosen = family or (address.version if address is not None else 4)
-        return Flow(
+        flow = Flow(
             src=source.flow_end(self._source_address(source, address, chosen)),
             dst=target.flow_end(address),
             proto=proto,
             dport=dport,
             size=size,
             family=chosen,
+        )
+        self.lookup = replace(self.lookup, question=flow) if self.lookup is not None else None
+        return flow
+
+    def way_to(self, server: IPAddress, *, from_host: bool = False) -> Flow:
+        """Return the flow of a query of the source's, or of the host's, to a name server."""
+        source = self._asks if self._asks is not None and not from_host else self._host()
+        target = self._address_end(server, str(server), EndpointKind.ADDRESS, source)
+        return Flow(
+            src=source.flow_end(self._source_address(source, server, server.version)),
+            dst=target.flow_end(server),
+            proto=Proto.UDP,
+            dport=DNS_PORT,
+            family=server.version,
         )
 
     def _source(self, typed: Typed) -> _End:
@@ -153,7 +173,8 @@ class Resolver:
             # A container may be called like a name of the internet; then nobody can tell which one is meant.
             with contextlib.suppress(NotFound):
                 named = self._name(word, source, family)
-                if named.netns is None or named.netns != end.netns:
+                self.lookup = None
+                if named.address is not None and (named.netns is None or named.netns != end.netns):
                     raise Ambiguous(
                         f"{word} is a container and a name that resolves to {named.address}: say container:{word}, "
                         f"or {word}. with a dot at the end for the name"
@@ -248,16 +269,75 @@ class Resolver:
         return _End(kind=kind, name=name, address=address)
 
     def _name(self, word: str, source: _End, family: int | None) -> _End:
+        """Return the end that a name leads to, without an address where it leads nowhere: `lookup` then says why.
+
+        Raises NotFound when it cannot be a name, or the source's own files cannot be read.
+        """
         ns = self._places.pinned(source.netns) if source.netns is not None else None
+        if ns is None:
+            # A source without a namespace can ask nobody: that it has none is what the diagnosis will say.
+            return _End(kind=EndpointKind.NAME, name=word)
+        config = read_config(source.etc)
         families = (family,) if family is not None else self._families(source)
+        flow = Flow(src=source.flow_end(None), dst=FlowEnd(kind=EndpointKind.NAME, name=word))
+        listed = tuple(
+            address
+            for text in config.hosts.get(word.rstrip(".").lower(), ())
+            if (address := ip_address(text)).version in families
+        )
+        lookup = Lookup(
+            name=word,
+            question=flow,
+            servers=config.servers,
+            search=config.search,
+            ndots=config.ndots,
+            files=config.sources,
+            listed=listed,
+            addresses=tuple(sorted(listed, key=lambda each: families.index(each.version))),
+        )
+        if not listed:
+            if "resolv.conf" in config.unreadable:
+                raise NotFound(
+                    f"cannot tell who resolves names for {source.name} ({config.unreadable['resolv.conf']}): "
+                    "give the address of the destination instead"
+                )
+            lookup = self._ask(lookup, config, ns, source, families)
+        self.lookup = lookup
+        if not lookup.addresses:
+            return _End(kind=EndpointKind.NAME, name=word)
+        return self._address_end(lookup.addresses[0], word, EndpointKind.NAME, source)
+
+    def _ask(
+        self, lookup: Lookup, config: ResolverConfig, ns: Netns, source: _End, families: tuple[int, ...]
+    ) -> Lookup:
+        """Ask the source's name servers; where Docker's own one has no answer, find out whom it asks in its turn."""
+        from nettrace.collect.upstreams import peers_asked, read_upstreams
+
+        seen: list[IPAddress] = []
+        embedded = EMBEDDED in map(str, config.servers)
+
+        def known() -> tuple[Upstream, ...]:
+            seen.extend(each for each in peers_asked(ns) if each not in (*seen, *config.servers))
+            return read_upstreams(config.text, self._engine_view(source), ns.inode, self._places.host, seen)
+
+        asking = Asking(ns, config, patient=(lambda: len(known()) > 1) if embedded else None)
         try:
-            addresses = resolve_name(ns or self._places.host, read_config(source.etc), word, families)
-        except NameNotResolved as error:
-            no_container = "" if "." in word else f"{self._no_container(word, prefix=True)}; as a name: "
-            raise NameNotResolved(f"{no_container}{error}", error.name, error.answers) from error
+            addresses = asking.ask(lookup.name, families)
         except ValueError as error:
-            raise NotFound(f"{error}, and {self._no_container(word, prefix=True)}") from error
-        return self._address_end(addresses[0], word, EndpointKind.NAME, source)
+            raise NotFound(f"{error}, and {self._no_container(lookup.name, prefix=True)}") from error
+        answers = tuple(asking.answers)
+        elsewhere: tuple[IPAddress, ...] = ()
+        if not addresses and any(each.kind is AnswerKind.NO_DATA for each in answers):
+            elsewhere = asking.ask(lookup.name, [each for each in (4, 6) if each not in families])
+        upstreams = known() if embedded and not addresses else ()
+        return replace(lookup, answers=answers, addresses=addresses, elsewhere=elsewhere, upstreams=upstreams)
+
+    def _engine_view(self, source: _End) -> Container | None:
+        """Return the container whose options decide over the source's names: the one that made its namespace."""
+        if source.container is None:
+            return None
+        owner = self._intents.network_owner(source.container)
+        return self._intents.inspect(owner) if owner.status in ("running", "paused") else owner
 
     def _families(self, source: _End) -> tuple[int, ...]:
         """Return the families to look a name up in, by what the source has; IPv4 first."""

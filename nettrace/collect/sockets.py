@@ -12,7 +12,7 @@ from nettrace.model.base import IPAddress
 from nettrace.model.snapshot import Socket
 from nettrace.netns import Netns
 
-__all__ = ["parse_diag", "parse_proc_net", "read_sockets"]
+__all__ = ["parse_diag", "parse_peers", "parse_proc_net", "read_sockets"]
 
 SOCK_DIAG_BY_FAMILY = 20
 AF_INET, AF_INET6 = 2, 10
@@ -101,6 +101,17 @@ def parse_proc_net(text: str, name: str) -> list[Socket]:
         found.append(
             Socket(proto=proto, family=family, address=_hex_address(host), port=int(port, 16), state=state, uid=uid)
         )
+    return found
+
+
+def parse_peers(text: str) -> list[tuple[IPAddress, int]]:
+    """Return whom the connected sockets of /proc/net/udp or udp6 send to: address and port."""
+    found = []
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) >= 4 and int(fields[3], 16) == TCP_ESTABLISHED:
+            host, _, port = fields[2].partition(":")
+            found.append((_hex_address(host), int(port, 16)))
     return found
 
 

@@ -213,7 +213,13 @@ def answer_live(question: Question, *, predict_only: bool = False, build: BuildP
             family=question.family,
         )
         check_size(flow)
-        before, trace = look(collector, flow)
+        if collector.lookup is None:
+            before, trace = look(collector, flow)
+        else:
+            from nettrace.commands._first_leg import look_at_names, settled_by_answer
+
+            flow, before, trace = look_at_names(collector, flow)
+            predict_only = predict_only or settled_by_answer(collector.lookup)
         collected = time.monotonic()
         planned = plan(before, trace, question) if not predict_only else None
         observation = probe(collector, trace, planned, build) if planned is not None else None
@@ -302,13 +308,13 @@ def destinations(before: Snapshot, trace: Trace) -> list[Container]:
 
 
 def plan(before: Snapshot, trace: Trace, question: Question) -> ProbePlan | None:
-    """Plan the probe; None when there is nothing to send from."""
+    """Plan the probe; None when there is nothing to send from, or nowhere to send to."""
     from nettrace.model.path import Reason
 
     first = trace.forward.steps[0] if trace.forward.steps else None
     if first is not None and first.reason is Reason.NOT_RUNNING:
         return None
-    if trace.flow.src.netns is None:
+    if trace.flow.src.netns is None or trace.flow.dst.address is None:
         return None
     from probes.plan import plan_probe
 

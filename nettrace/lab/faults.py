@@ -1450,9 +1450,127 @@ def _services() -> Iterable[Fault]:
     )
 
 
+NAMED = FaultFlow(src="c1", dst="example.org")
+NAMED_ON_DOCKER0 = FaultFlow(src="app", dst="example.org")
+
+
+def _resolv(container: str, server: str) -> tuple[Step, ...]:
+    """Return the step that gives a container another name server, as an entry point that writes the file does."""
+    return host(f"docker exec {container} sh -c 'echo nameserver {server} > /etc/resolv.conf'")
+
+
+def _names() -> Iterable[Fault]:
+    """Yield the faults of the first leg: no address for a name."""
+    unreachable = "dns.server-unreachable"
+    made, undone = _toggle("filter DOCKER-USER", "-p udp --dport 53 -j DROP")
+    yield Fault(
+        name="dns-port-blocked",
+        code=unreachable,
+        summary="a rule of the user's drops DNS queries that are forwarded",
+        flow=NAMED_ON_DOCKER0,
+        segment=Segment.HOST,
+        break_commands=made,
+        mend_commands=undone,
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="dns-blocked-inside",
+        code=unreachable,
+        summary="a rule in the container drops what Docker's own name server asks on its behalf",
+        flow=NAMED,
+        segment=Segment.SOURCE,
+        break_commands=inside("c1", "iptables -I OUTPUT -p udp --dport 53 -j DROP"),
+        mend_commands=inside("c1", "iptables -D OUTPUT -p udp --dport 53 -j DROP"),
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="dns-dead-server",
+        code=unreachable,
+        summary="the container's resolv.conf names an address that nobody has",
+        flow=NAMED_ON_DOCKER0,
+        segment=Segment.EGRESS,
+        break_commands=_resolv("app", "203.0.113.99"),
+        mend_commands=_resolv("app", "{inet.public}"),
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="dns-remote-silent",
+        code=unreachable,
+        summary="the name server behind Docker's own drops queries, and says nothing",
+        flow=NAMED,
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        break_commands=inet("iptables -I INPUT -p udp --dport 53 -j DROP"),
+        mend_commands=inet("iptables -D INPUT -p udp --dport 53 -j DROP"),
+        kinds=("docker",),
+    )
+    saved = "{dir}/names.iptables"
+    for name, summary, command in (
+        ("dns-nat-flushed", "the nat table in the container is flushed", "iptables -t nat -F"),
+        ("dns-ruleset-flushed", "all rules in the container are gone, tables and all", "nft flush ruleset"),
+    ):
+        yield Fault(
+            name=name,
+            code="dns.embedded-rules-missing",
+            summary=summary,
+            flow=NAMED,
+            segment=Segment.SOURCE,
+            break_commands=inside("c1", f"iptables-save > {saved} 2>/dev/null", command),
+            mend_commands=inside("c1", f"iptables-restore < {saved}"),
+            kinds=("docker",),
+        )
+    yield Fault(
+        name="dns-redirect-hidden",
+        code="dns.embedded-rules-missing",
+        summary="an earlier ACCEPT in the container's nat table hides the redirect to Docker's name server",
+        flow=NAMED,
+        segment=Segment.SOURCE,
+        break_commands=inside("c1", "iptables -t nat -I OUTPUT -d 127.0.0.0/8 -j ACCEPT"),
+        mend_commands=inside("c1", "iptables -t nat -D OUTPUT -d 127.0.0.0/8 -j ACCEPT"),
+        kinds=("docker",),
+    )
+    astray = "DOCKER_OUTPUT -d 127.0.0.11 -p udp --dport 53 -j DNAT --to-destination 127.0.0.11:9"
+    yield Fault(
+        name="dns-redirect-astray",
+        code="dns.resolver-not-listening",
+        summary="the container's redirect leads DNS queries to a port where nobody listens",
+        flow=NAMED,
+        segment=Segment.SOURCE,
+        break_commands=inside("c1", f"iptables -t nat -I {astray}"),
+        mend_commands=inside("c1", f"iptables -t nat -D {astray}"),
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="dns-loopback-stub",
+        code="dns.loopback-stub",
+        summary="the container's resolv.conf names the host's stub resolver, 127.0.0.53",
+        flow=NAMED_ON_DOCKER0,
+        segment=Segment.SOURCE,
+        break_commands=_resolv("app", "127.0.0.53"),
+        mend_commands=_resolv("app", "{inet.public}"),
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="dns-other-network",
+        code="dns.name-not-found",
+        summary="a container on the default bridge asks for the name of one on another network",
+        flow=FaultFlow(src="app", dst="c2."),
+        segment=Segment.SOURCE,
+        kinds=("docker",),
+    )
+    yield Fault(
+        name="dns-wrong-alias",
+        code="dns.name-not-found",
+        summary="a name that no container of the network has",
+        flow=FaultFlow(src="c1", dst="c22"),
+        segment=Segment.SOURCE,
+        kinds=("docker",),
+    )
+
+
 FAULTS: tuple[Fault, ...] = tuple(
     sorted(
-        (*_nat(), *_filters(), *_mtu(), *_routes(), *_sysctls(), *_links(), *_bridges(), *_services()),
+        (*_nat(), *_filters(), *_mtu(), *_routes(), *_sysctls(), *_links(), *_bridges(), *_services(), *_names()),
         key=lambda each: (each.code, each.name),
     )
 )

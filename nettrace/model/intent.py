@@ -66,7 +66,8 @@ class PublishedPort(Model):
 class Container(Model):
     """One container. `status` is the engine's word (running, exited, paused, …); `netns` the inode, when it has one.
 
-    `mode` is the network mode: "bridge", a network's name, "host", "none" or "container:<id>".
+    `mode` is the network mode: "bridge", a network's name, "host", "none" or "container:<id>". `dns` are the name
+    servers that it was made with.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Container(Model):
     joined: str | None = None
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
+    dns: tuple[str, ...] = ()
 
 
 class Engine(Model):

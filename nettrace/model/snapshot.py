@@ -11,6 +11,7 @@ import msgspec
 
 from nettrace.model.base import IPAddress, IPInterface, IPNetwork, Missing, Model, Present, Values
 from nettrace.model.intent import Intent
+from nettrace.model.lookup import Lookup
 
 SCHEMA = "nettrace.snapshot/1"
 
@@ -277,7 +278,8 @@ class Namespace(Model):
     `kind`: host, container, overlay or netns. `sysctls` are keyed as sysctl(8) prints them, with dots and without
     "net." left out ("net.ipv4.conf.eth0.rp_filter"; a dot inside a device name is kept as "/"). `counters` are
     keyed by protocol and name as /proc/net/snmp has them ("Ip.InNoRoutes", "TcpExt.IPReversePathFilter",
-    "nf_conntrack.count"). `nsids` maps this namespace's nsid (as text) to the inode it stands for.
+    "nf_conntrack.count"). `nsids` maps this namespace's nsid (as text) to the inode it stands for. `names` is the
+    lookup of the flow's destination as it is done here, where that was given as a name.
     """
 
     id: int
@@ -294,6 +296,7 @@ class Namespace(Model):
     netfilter: Present[NetfilterDump] | Missing = Missing(reason="not asked for")
     sysctls: Values[str] | Missing = Missing(reason="not asked for")
     counters: Values[int] | Missing = Missing(reason="not asked for")
+    names: Lookup | Missing = Missing(reason="not asked for")
     nsids: dict[str, int] = msgspec.field(default_factory=dict)
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
+import msgspec
+
 from nettrace.model.base import IPAddress, Model
 from nettrace.model.flow import EndpointKind, Proto
+from nettrace.model.lookup import AnswerKind
 from nettrace.model.path import Direction, Segment
 
 SCHEMA: Literal["nettrace.verdict/1"] = "nettrace.verdict/1"
@@ -201,6 +204,44 @@ class Hop(Model):
     steps: tuple[str, ...] = ()
 
 
+class AnswerView(Model):
+    """What one name server said to one name, asked for the addresses of one family."""
+
+    server: IPAddress
+    name: str
+    family: int
+    kind: AnswerKind
+    addresses: tuple[IPAddress, ...] = ()
+
+
+class UpstreamView(Model):
+    """A server that the engine's own name server asks in its turn: from which namespace, and who says so."""
+
+    server: IPAddress
+    netns: int
+    source: str
+
+
+class LookupView(Model):
+    """The first leg of a question about a name: how the source resolves it.
+
+    `outcome` is the leg's own: delivered when the name came to `addresses`, else stopped, inconclusive when nobody
+    could be asked. `told` says in one line who answered what. When the leg is stopped, `flow` is the way to the name
+    server that the verdict's hops and stop belong to; else it is null, and they belong to the flow that was asked for.
+    """
+
+    name: str
+    outcome: Result
+    told: str
+    addresses: tuple[IPAddress, ...]
+    files: tuple[str, ...]
+    servers: tuple[IPAddress, ...]
+    search: tuple[str, ...]
+    answers: tuple[AnswerView, ...]
+    upstreams: tuple[UpstreamView, ...]
+    flow: FlowView | None
+
+
 class GapView(Model):
     """What could not be read or heard, and why."""
 
@@ -231,7 +272,7 @@ class HostView(Model):
 
 
 class Verdict(Model):
-    """The whole answer."""
+    """The whole answer. `lookup` is there only when the destination was given as a name."""
 
     outcome: Result
     flow: FlowView
@@ -243,4 +284,5 @@ class Verdict(Model):
     timing: Timing
     tool: Tool
     host: HostView
+    lookup: LookupView | msgspec.UnsetType = msgspec.UNSET
     schema: Literal["nettrace.verdict/1"] = SCHEMA

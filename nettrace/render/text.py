@@ -29,8 +29,10 @@ from nettrace.render.safe import safe
 from nettrace.render.view import (
     BASIS,
     endpoint,
+    first_leg_line,
     headline,
     host_line,
+    lookup_line,
     place_of_stop,
     probed,
     rewritten,
@@ -114,7 +116,7 @@ def render_text(verdict: Verdict, *, color: bool, width: int, unicode: bool = Tr
     Text that came from the host is shown with control characters escaped. `unicode` False uses ASCII signs.
     """
     style = _Style(width=max(width, _MIN_WIDTH), color=color, signs=_UNICODE if unicode else _ASCII)
-    blocks = [_headline(verdict, style)]
+    blocks = [[*_headline(verdict, style), *style.wrap(lookup_line(verdict), "", "  ")]]
     if verdict.hops:
         blocks.append(_path(verdict, style))
     elif verdict.stop is not None and (verdict.stop.device is not None or verdict.stop.hook is not None):
@@ -134,7 +136,8 @@ def _headline(verdict: Verdict, style: _Style) -> list[str]:
 def _path(verdict: Verdict, style: _Style) -> list[str]:
     table = _fit(verdict, style)
     notes = _legend(verdict, style.signs)
-    lines = [*table, *([style.paint("   ".join(notes), _DIM)] if notes else [])]
+    leg = first_leg_line(verdict, style.signs.arrow)
+    lines = [*([leg] if leg else []), *table, *([style.paint("   ".join(notes), _DIM)] if notes else [])]
     for hop in verdict.hops:
         if hop.agreement in (Agreement.MODEL_ONLY, Agreement.WIRE_ONLY) and hop.steps:
             lines += style.wrap(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from nettrace.model.base import IPAddress
 from nettrace.model.path import Direction, Segment
 from nettrace.model.verdict import (
@@ -24,9 +26,11 @@ __all__ = [
     "SEGMENT",
     "end_name",
     "endpoint",
+    "first_leg_line",
     "flow_name",
     "headline",
     "host_line",
+    "lookup_line",
     "place_of_stop",
     "probed",
     "rewritten",
@@ -78,7 +82,24 @@ def headline(verdict: Verdict, arrow: str = "→") -> str:
     return f"{flow_name(verdict.flow, arrow)}: {_what_became(verdict)}{_codes(verdict)}"
 
 
+def lookup_line(verdict: Verdict) -> str:
+    """Return what was learnt about the destination's name in one line; "" where it was given as none."""
+    lookup = verdict.lookup
+    return "" if isinstance(lookup, msgspec.UnsetType) else f"Name: {safe(lookup.told)}."
+
+
+def first_leg_line(verdict: Verdict, arrow: str = "→") -> str:
+    """Return which way the path shows, where that is the way to a name server; else ""."""
+    flow = None if isinstance(verdict.lookup, msgspec.UnsetType) else verdict.lookup.flow
+    return "" if flow is None or not verdict.hops else f"The way of the query: {flow_name(flow, arrow)}"
+
+
 def _what_became(verdict: Verdict) -> str:
+    lookup = verdict.lookup
+    if not isinstance(lookup, msgspec.UnsetType) and lookup.outcome is Result.STOPPED:
+        if lookup.flow is None or verdict.outcome is not Result.STOPPED or not verdict.hops:
+            return "the name has no address here" if verdict.outcome is Result.STOPPED else "the name is not resolved"
+        return f"the name cannot be looked up: {_stopped(verdict.stop, 'the query')}"
     match verdict.outcome:
         case Result.DELIVERED:
             return _delivered(verdict)
@@ -108,16 +129,16 @@ def _round_trip(hops: tuple[Hop, ...]) -> str:
     return f" in {(max(reply) - min(forward)) / 1e6:.2f} ms"
 
 
-def _stopped(stop: Stop | None) -> str:
+def _stopped(stop: Stop | None, what: str = "it") -> str:
     if stop is None:
         return "traffic does not get through"
     if stop.direction is Direction.REPLY:
         if stop.segment is Segment.REMOTE:
             return "the reply never comes back"
-        return f"it arrives, but the reply stops {SEGMENT[stop.segment]}"
+        return f"{what} arrives, but the reply stops {SEGMENT[stop.segment]}"
     if stop.segment is Segment.SOURCE and stop.after is None:
-        return "it never leaves the source"
-    return f"it stops {SEGMENT[stop.segment]}"
+        return f"{what} never leaves the source"
+    return f"{what} stops {SEGMENT[stop.segment]}"
 
 
 def _codes(verdict: Verdict) -> str:

@@ -42,6 +42,21 @@ from nettrace.rules.conntrack import (
 from nettrace.rules.conntrack import (
     table_full as conntrack_table_full,
 )
+from nettrace.rules.dns import (
+    embedded_rules_missing as dns_embedded_rules_missing,
+)
+from nettrace.rules.dns import (
+    loopback_stub as dns_loopback_stub,
+)
+from nettrace.rules.dns import (
+    name_not_found as dns_name_not_found,
+)
+from nettrace.rules.dns import (
+    resolver_not_listening as dns_resolver_not_listening,
+)
+from nettrace.rules.dns import (
+    server_unreachable as dns_server_unreachable,
+)
 from nettrace.rules.engine import (
     container_not_running as engine_container_not_running,
 )
@@ -268,6 +283,11 @@ RULES: tuple[Rule, ...] = (
     conntrack_invalid_drop.RULE,
     conntrack_stale_entry.RULE,
     conntrack_table_full.RULE,
+    dns_embedded_rules_missing.RULE,
+    dns_loopback_stub.RULE,
+    dns_name_not_found.RULE,
+    dns_resolver_not_listening.RULE,
+    dns_server_unreachable.RULE,
     engine_container_not_running.RULE,
     engine_no_network.RULE,
     filter_backend_split.RULE,

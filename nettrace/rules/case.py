@@ -10,6 +10,7 @@ import msgspec
 from nettrace.correlate import Blocker, Correlation
 from nettrace.model.flow import Flow, FlowEnd
 from nettrace.model.intent import Container, Endpoint, Engine, Network
+from nettrace.model.lookup import Lookup
 from nettrace.model.netfilter import RuleRef
 from nettrace.model.observe import Observation
 from nettrace.model.path import Direction, Step, Trace
@@ -55,6 +56,12 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def host(self) -> View | None:
         """The host's namespace."""
         return self.world.view(self.world.host)
+
+    @property
+    def lookup(self) -> Lookup | None:
+        """What became of the destination's name, None when it was not given as one."""
+        found = [ns.names for ns in self.before.namespaces if isinstance(ns.names, Lookup)]
+        return found[0] if found else None
 
     def container_of(self, end: FlowEnd) -> Container | None:
         """Return the engine's container at an end of the flow: by id, or by its namespace or address."""

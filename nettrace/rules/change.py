@@ -411,3 +411,10 @@ def set_policy(netns: int, ref: RuleRef, policy: str) -> Change:
         return replace(dump, text=json.dumps(document))
 
     return together(_edit_iptables(netns, ref.backend, ref.family, ref.table, edit), _dumps(netns, edit_json))
+
+
+def add_table(netns: int, family: str, table: str, chain: str, rules: Iterable[str]) -> Change:
+    """Add a listing of its own with one table, one chain (":OUTPUT ACCEPT [0:0]") and its rules, beside the others."""
+    text = "\n".join([f"*{table}", chain, *rules, "COMMIT"]) + "\n"
+    dump = NetfilterDump(format=DumpFormat.IPTABLES_SAVE, backend="legacy", family=family, text=text)
+    return _section("netfilter", netns, lambda rows: (*rows, dump))

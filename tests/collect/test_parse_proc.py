@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,6 +28,9 @@ from nettrace.collect.proc import (
     parse_softnet,
     parse_xfrm,
 )
+from nettrace.collect.rooted import LIMIT_BYTES, read_rooted
+from nettrace.collect.sockets import parse_peers
+from nettrace.collect.upstreams import parse_arguments, parse_ext_servers
 from nettrace.model.snapshot import DumpFormat
 
 
@@ -154,3 +158,46 @@ def test_half_a_listing_is_known_as_such() -> None:
         cut = saved[:end]
         whole = cut.rstrip().endswith(b"COMMIT") or (cut and b"*" not in cut)
         assert is_whole(cut, DumpFormat.IPTABLES_SAVE) == bool(whole), cut
+
+
+def test_a_container_s_links_stay_inside_its_root(tmp_path: Path) -> None:
+    root = tmp_path / "proc" / "1" / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "run").mkdir()
+    (root / "run" / "resolv.conf").write_text("nameserver 192.0.2.9\n")
+    (root / "etc" / "resolv.conf").symlink_to("/run/../../run/resolv.conf")
+    (root / "etc" / "hosts").symlink_to("/etc/hosts")
+    assert read_rooted(str(root), "/etc/resolv.conf") == "nameserver 192.0.2.9\n"
+    with pytest.raises(OSError, match="symbolic links"):
+        read_rooted(str(root), "/etc/hosts")
+
+
+def test_what_would_hang_or_never_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "resolv.conf")
+    (tmp_path / "hosts").write_text("192.0.2.1 here\n" * 400_000)
+    config = read_config([str(tmp_path)])
+    assert config.unreadable == {"resolv.conf": f"{tmp_path}/resolv.conf: not a regular file"}
+    assert config.hosts == {"here": ("192.0.2.1",)}
+    assert LIMIT_BYTES - 20 < len(read_rooted(str(tmp_path), "hosts")) <= LIMIT_BYTES
+    for path in ("/dev/zero", "/etc"):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_rooted("/", path)
+
+
+def test_whom_the_engine_s_server_asks() -> None:
+    text = "nameserver 127.0.0.11\n# ExtServers: [192.0.2.1 host(127.0.0.53) 2001:db8::53]\n"
+    found = [(str(each.server), each.netns) for each in parse_ext_servers(text, 7, 1)]
+    assert found == [("192.0.2.1", 7), ("127.0.0.53", 1), ("2001:db8::53", 7)]
+    assert parse_ext_servers("nameserver 127.0.0.11\n", 7, 1) == ()
+    arguments = ["/usr/bin/dockerd", "--dns", "192.0.2.2", "--dns=192.0.2.3", "--config-file=/x.json"]
+    assert parse_arguments(arguments) == (("192.0.2.2", "192.0.2.3"), "/x.json")
+    assert parse_arguments(["dockerd"]) == ((), "/etc/docker/daemon.json")
+
+
+def test_whom_connected_sockets_send_to() -> None:
+    text = (
+        "   sl  local_address rem_address   st tx_queue rx_queue\n"
+        " 9487: 0B00007F:BAE8 00000000:0000 07 00000000:00000000\n"
+        "13078: 030012AC:C8EF 08080808:0035 01 00000000:00000000\n"
+    )
+    assert parse_peers(text) == [(ip_address("8.8.8.8"), 53)]

@@ -21,6 +21,7 @@ from nettrace.diagnose import diagnose
 from nettrace.model.base import IPAddress, Missing, Present, Values
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd, Packet, Proto
 from nettrace.model.intent import Container, Endpoint, Engine, Intent, Network, PublishedPort, Subnet
+from nettrace.model.lookup import Lookup
 from nettrace.model.observe import Observation, Open, Sent, Sighting, SightingKind, Way
 from nettrace.model.path import Direction, StepKind, Trace
 from nettrace.model.snapshot import (
@@ -87,6 +88,7 @@ class Box:
     sysctls: dict[str, str] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
+    names: Lookup | Missing = field(default_factory=lambda: Missing(reason="not asked for"))
 
     # -- devices and addresses ---------------------------------------------------------------------------------
 
@@ -120,6 +122,9 @@ class Box:
         self.routes.append(Route(table=255, dst=own, kind="local", nexthops=hop, scope="host", proto="kernel"))
         if address.network.prefixlen < address.max_prefixlen:
             source = address.ip if address.version == 4 else None
+            if address.ip.is_loopback:  # the whole of 127.0.0.0/8 is local (fib_add_ifaddr)
+                self.routes.append(Route(table=255, dst=address.network, kind="local", nexthops=hop, scope="host"))
+                return
             self.routes.append(
                 Route(table=254, dst=address.network, scope="link", proto="kernel", prefsrc=source, nexthops=hop)
             )
@@ -207,6 +212,7 @@ class Box:
             "netfilter": Present(rows=(*dumps, *self.dumps)),
             "sysctls": Values(values=dict(self.sysctls)),
             "counters": Values(values=dict(self.counters)),
+            "names": self.names,
         }
         sections.update({section: Missing(reason=REASON) for section in self.missing})
         return Namespace(id=self.id, name=self.name, kind=self.kind, **sections)

@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from nettrace.model.intent import Container
+from nettrace.model.lookup import EMBEDDED, AnswerKind
 from nettrace.model.observe import SightingKind
 from nettrace.model.path import Segment
 from nettrace.model.snapshot import (
@@ -31,6 +32,7 @@ from nettrace.model.snapshot import (
 from nettrace.model.verdict import Result, Severity, Verdict
 from nettrace.rules import RULES
 from tests.rules.build import Box, Lab, Wire, ask, diagnose_case, macvlan_lab, observed, overlay_lab, plain_lab
+from tests.rules.names import embedded, looked_up
 
 Change = Callable[[Lab], object]
 
@@ -393,6 +395,7 @@ def refused(kind: SightingKind, icmp: tuple[int, int] | None = None) -> Wire:
 
 OUT = ("app", "8.8.8.8")
 PEER = ("app", "web", "tcp")
+NAMES = ("c1", EMBEDDED, "udp")
 PUBLISHED = ("lan", "203.0.113.2", "tcp")
 V6 = ("c1", "2001:db8:9::1")
 REPLIED = observed(reply=True)
@@ -519,6 +522,63 @@ ROWS = (
         near=counter(nf_conntrack__count=511, nf_conntrack__max=512),
         wire=observed(until="host/docker0"),
         lacks=("counters", "host"),
+        segment=Segment.HOST,
+    ),
+    Row(
+        code="dns.embedded-rules-missing",
+        asks=NAMES,
+        port=53,
+        breaks=all_of(embedded("c1", rules=False), looked_up("c1", (EMBEDDED, AnswerKind.UNREACHABLE))),
+        near=all_of(embedded("c1"), looked_up("c1", (EMBEDDED, AnswerKind.FAILED))),
+        lacks=("netfilter", "c1"),
+        segment=Segment.SOURCE,
+    ),
+    Row(
+        code="dns.loopback-stub",
+        asks=("app", "127.0.0.53", "udp"),
+        port=53,
+        breaks=looked_up("app", ("127.0.0.53", AnswerKind.UNREACHABLE)),
+        near=all_of(
+            looked_up("app", ("127.0.0.53", AnswerKind.FAILED)), lambda lab: lab["app"].listen(53, "127.0.0.53", "udp")
+        ),
+        lacks=("sockets", "app"),
+        segment=Segment.SOURCE,
+        instead=("dns.server-unreachable",),
+    ),
+    Row(
+        code="dns.name-not-found",
+        asks=("app", "8.8.8.8", "udp"),
+        port=53,
+        breaks=looked_up("app", ("8.8.8.8", AnswerKind.NO_NAME), name="c2."),
+        near=looked_up("app", ("8.8.8.8", AnswerKind.FOUND), name="c2.", held=("8.8.4.4",)),
+        lacks=("names", "app"),
+        segment=Segment.SOURCE,
+    ),
+    Row(
+        code="dns.resolver-not-listening",
+        asks=NAMES,
+        port=53,
+        breaks=all_of(embedded("c1", udp=40009), looked_up("c1", (EMBEDDED, AnswerKind.UNREACHABLE))),
+        near=all_of(embedded("c1"), looked_up("c1", (EMBEDDED, AnswerKind.FAILED))),
+        lacks=("sockets", "c1"),
+        segment=Segment.SOURCE,
+        instead=("dns.server-unreachable",),
+    ),
+    Row(
+        code="dns.server-unreachable",
+        asks=("c1", "8.8.8.8", "udp"),
+        port=53,
+        breaks=all_of(
+            embedded("c1"),
+            looked_up("c1", (EMBEDDED, AnswerKind.FAILED), upstream="8.8.8.8"),
+            rule("filter", "-A FORWARD -p udp -m udp --dport 53 -j DROP"),
+        ),
+        near=all_of(
+            embedded("c1"),
+            looked_up("c1", (EMBEDDED, AnswerKind.FOUND), held=("8.8.8.8",)),
+            rule("filter", "-A FORWARD -p udp -m udp --dport 53 -j DROP"),
+        ),
+        lacks=("names", "c1"),
         segment=Segment.HOST,
     ),
     Row(

@@ -22,11 +22,6 @@ CODE = re.compile(r"[a-z]+\.[a-z0-9]+(-[a-z0-9]+)*")
 CATALOGUE = tuple((Path(__file__).parent / "catalogue.txt").read_text().split())
 #: Codes of the catalogue that no rule names yet. A rule that is built leaves this list.
 NOT_BUILT = {
-    "dns.embedded-rules-missing",
-    "dns.loopback-stub",
-    "dns.name-not-found",
-    "dns.resolver-not-listening",
-    "dns.server-unreachable",
     "overlay.vni-mismatch",
     "overlay.vtep-address",
     "port.shadowed",

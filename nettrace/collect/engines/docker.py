@@ -376,6 +376,7 @@ def merge_inspected(container: Container, data: Mapping[str, Any], inode: int | 
         joined=_joined(mode),
         endpoints=_endpoints(data),
         ports=_bindings((data.get("NetworkSettings") or {}).get("Ports") or {}),
+        dns=tuple(str(each) for each in (data.get("HostConfig") or {}).get("Dns") or ()),
     )
 
 
