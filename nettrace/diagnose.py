@@ -40,6 +40,7 @@ from nettrace.predict import predict
 from nettrace.rules import RULES
 from nettrace.rules.base import Fired, Hit, Rule, Unknown
 from nettrace.rules.case import Case
+from nettrace.rules.ends import notes
 from nettrace.rules.first_leg import NAME, asked_flow, lookup_view, names_first, settles, stop_without_blocker
 from nettrace.rules.kernel_facts import dropped_by, kernel_evidence, kernel_gaps, kernel_lines
 
@@ -80,6 +81,7 @@ def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
         tool=Tool(version=version),
         host=HostView(kernel=case.before.host.kernel, engine=case.before.host.engine),
         lookup=lookup_view(case, _flow_view(case, case.flow)) or msgspec.UNSET,
+        notes=notes(case, asked_flow(case)) or msgspec.UNSET,
     )
 
 

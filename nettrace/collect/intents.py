@@ -176,11 +176,18 @@ class Intents:
 
     def network_owner(self, container: Container) -> Container:
         """Return the container whose network another one uses (`--network container:x`); itself when it has its own."""
-        seen: set[str] = set()
-        while container.joined and container.id not in seen:
-            seen.add(container.id)
-            other = next((each for each in self.all().containers if each.id.startswith(container.joined or "")), None)
-            if other is None:
-                break
-            container = other
-        return container
+        return self.all().owner(container) or container
+
+    def name_shared(self, container: Container) -> None:
+        """Have the namespace of a container that joined another's known by its owner; by itself where that has left.
+
+        Raises EngineError, NotFound when the owner goes meanwhile.
+        """
+        owner = self.network_owner(container)
+        if owner.status in ("running", "paused"):
+            self.inspect(owner)
+        if container.netns is not None and container.netns != self._places.host.inode:
+            place = self._places.get(container.netns)
+            if place is None or not place.named:
+                path = f"/proc/{container.pid}/ns/net"
+                self._places.add(Place(inode=container.netns, path=path, name=container.name, kind="container"))

@@ -215,6 +215,8 @@ class Resolver:
             forms = ", ".join(f"{each.name} of {each.engine} (container:{each.id[:12]})" for each in found)
             raise Ambiguous(f"{word} fits more than one container: {forms}; say which with the form in brackets")
         container = self._intents.inspect(found[0])
+        if container.joined:
+            self._intents.name_shared(container)
         return _End(
             kind=EndpointKind.CONTAINER,
             name=container.name,
@@ -367,6 +369,8 @@ class Resolver:
         container = target.container
         if container is not None:
             owner = self._intents.network_owner(container)
+            if owner.netns not in (None, container.netns):
+                return family, None
             if container.status not in ("running", "paused") or not owner.endpoints or target.netns is None:
                 # Stopped, or without a network: that is what the diagnosis will say.
                 return family, None
@@ -380,7 +384,11 @@ class Resolver:
         container = target.container
         is_host = target.netns == self._places.host.inode
         if container is not None and not is_host:
-            return self._container_address(source, self._intents.network_owner(container), family)
+            owner = self._intents.network_owner(container)
+            if owner.netns not in (None, container.netns):
+                # Its owner has started anew, in another namespace: the addresses are there, and not with this one.
+                return None
+            return self._container_address(source, owner, family)
         if is_host:
             return self._host_address(source, family)
         return self._namespace_address(source, target, family) if target.netns is not None else None
@@ -466,7 +474,8 @@ class Resolver:
             if chosen is not None:
                 return chosen
         if source.container is not None:
-            given = self._container_address(source, self._intents.network_owner(source.container), family)
+            owner = self._intents.network_owner(source.container)
+            given = self._container_address(source, owner, family) if owner.netns == source.netns else None
             if given is not None:
                 return given
         return self._first_global(source.netns, family) if ns is not None and source.netns is not None else None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
+
+from msgspec.structs import replace
 
 from nettrace.collect.netlink import NETLINK_SOCK_DIAG, Channel, attribute
 from nettrace.collect.proc import module_available, read_text
@@ -12,7 +16,7 @@ from nettrace.model.base import IPAddress
 from nettrace.model.snapshot import Socket
 from nettrace.netns import Netns
 
-__all__ = ["parse_diag", "parse_peers", "parse_proc_net", "read_sockets"]
+__all__ = ["parse_diag", "parse_inodes", "parse_peers", "parse_proc_net", "read_holders", "read_sockets"]
 
 SOCK_DIAG_BY_FAMILY = 20
 AF_INET, AF_INET6 = 2, 10
@@ -101,6 +105,56 @@ def parse_proc_net(text: str, name: str) -> list[Socket]:
         found.append(
             Socket(proto=proto, family=family, address=_hex_address(host), port=int(port, 16), state=state, uid=uid)
         )
+    return found
+
+
+def read_holders(sockets: tuple[Socket, ...], proto: str, port: int) -> tuple[Socket, ...]:
+    """Return the sockets, those on one port with the names of the programs that hold them.
+
+    Must be called from inside their namespace. Programs of other users stay unknown without the right to see them.
+    """
+    if not any((each.proto, each.port) == (proto, port) for each in sockets):
+        return sockets
+    inodes: dict[IPAddress, int] = {}
+    for name in (proto, f"{proto}6"):
+        with suppress(OSError):
+            inodes |= parse_inodes(read_text(f"/proc/thread-self/net/{name}"), port)
+    holders = _holders(frozenset(inodes.values()))
+    return tuple(
+        replace(each, process=holders.get(inodes.get(each.address, 0), ()))
+        if (each.proto, each.port) == (proto, port)
+        else each
+        for each in sockets
+    )
+
+
+def _holders(inodes: frozenset[int]) -> dict[int, tuple[str, ...]]:
+    """Return the names of the programs that have a descriptor of each socket, by its inode."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, tuple[str, ...]] = {}
+    with os.scandir("/proc") as entries:
+        pids = [entry.name for entry in entries if entry.name.isdigit()]
+    for pid in pids:
+        with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as links:
+            for link in links:
+                with suppress(OSError):
+                    inode = wanted.get(os.readlink(link.path))
+                    if inode is not None:
+                        name = read_text(f"/proc/{pid}/comm").strip()
+                        found[inode] = tuple(dict.fromkeys((*found.get(inode, ()), name)))
+    return found
+
+
+def parse_inodes(text: str, port: int) -> dict[IPAddress, int]:
+    """Return the inode of each socket of /proc/net/tcp, udp (or 6) that is bound to a port and sends to nobody."""
+    found = {}
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 10 or int(fields[3], 16) not in (TCP_LISTEN, TCP_CLOSE):
+            continue
+        host, _, number = fields[1].partition(":")
+        if int(number, 16) == port:
+            found[_hex_address(host)] = int(fields[9])
     return found
 
 

@@ -1326,6 +1326,31 @@ def _services() -> Iterable[Fault]:
         flow=FaultFlow(src="netns:{inet.path}", dst="{uplink.ip}", args=("--proto", "tcp", "--port", "8099")),
         segment=Segment.HOST,
     )
+    kill = "if [ -f {dir}/shadow.pid ]; then kill $(cat {dir}/shadow.pid); rm {dir}/shadow.pid; fi"
+    yield Fault(
+        name="port-shadowed-by-service",
+        code="port.shadowed",
+        summary="a service of the host listens on the published port as well (no userland proxy holds it)",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.HOST,
+        break_commands=host("{serve} --http 0.0.0.0:8080 --pidfile {dir}/shadow.pid"),
+        mend_commands=host(kill),
+        kinds=("none",),
+        on_wire=False,
+    )
+    redirect = "-p tcp --dport 8080 -j REDIRECT --to-ports 8084"
+    yield Fault(
+        name="port-shadowed-by-rule",
+        code="port.shadowed",
+        summary="a rule before the published port's leads it to a service of the host",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.HOST,
+        break_commands=host(
+            "{serve} --http 0.0.0.0:8084 --pidfile {dir}/shadow.pid", f"iptables -t nat -I DOCKER {redirect}"
+        ),
+        mend_commands=host(f"iptables -t nat -D DOCKER {redirect}", kill),
+        on_wire=False,
+    )
     yield Fault(
         name="published-on-loopback",
         code="port.published-on-loopback",

@@ -110,3 +110,23 @@ class Intent(Model):
     def container(self, container_id: str) -> Container | None:
         """Return the container with that full id, or None."""
         return next((each for each in self.containers if each.id == container_id), None)
+
+    def owner(self, container: Container) -> Container | None:
+        """Return the container whose network another one was told to use, None when it is gone or there is none.
+
+        Of several in a row it is the last, which has a network of its own.
+        """
+        seen: set[str] = set()
+        found: Container | None = container
+        while found is not None and found.joined and found.id not in seen:
+            seen.add(found.id)
+            joined = found.joined
+            found = next((each for each in self.containers if each.id.startswith(joined) or each.name == joined), None)
+        return found if found is not container else None
+
+    def sharing(self, container: Container) -> Container | None:
+        """Return the running container whose namespace another running one is in, None when it is in its own."""
+        found = self.owner(container)
+        if found is None or not found.status == container.status == "running":
+            return None
+        return found if found.netns in (None, container.netns) else None

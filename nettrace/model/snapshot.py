@@ -211,7 +211,10 @@ class FdbEntry(Model):
 
 
 class Socket(Model):
-    """A socket that can receive. `state`: LISTEN for TCP, UNCONN or ESTAB otherwise; `address` may be 0.0.0.0."""
+    """A socket that can receive. `state`: LISTEN for TCP, UNCONN or ESTAB otherwise; `address` may be 0.0.0.0.
+
+    `process` names the programs that hold it, where that was asked for: on the host, for the port of the question.
+    """
 
     proto: str
     family: int
@@ -221,6 +224,7 @@ class Socket(Model):
     ifindex: int | None = None
     v6only: bool = False
     uid: int | None = None
+    process: tuple[str, ...] = ()
 
 
 class Tuple5(Model):

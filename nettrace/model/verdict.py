@@ -272,7 +272,11 @@ class HostView(Model):
 
 
 class Verdict(Model):
-    """The whole answer. `lookup` is there only when the destination was given as a name."""
+    """The whole answer.
+
+    `lookup` is there only when the destination was given as a name, `notes` only when there is something to know about
+    the ends: a namespace that they share with others, or the host's own.
+    """
 
     outcome: Result
     flow: FlowView
@@ -285,4 +289,5 @@ class Verdict(Model):
     tool: Tool
     host: HostView
     lookup: LookupView | msgspec.UnsetType = msgspec.UNSET
+    notes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     schema: Literal["nettrace.verdict/1"] = SCHEMA

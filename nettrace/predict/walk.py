@@ -260,11 +260,35 @@ class _Walk:
                     )
                 )
                 raise _End
+        if flow.dst.address is None:
+            self._nowhere(packet)
         view = self.world.view(flow.src.netns) if flow.src.netns is not None else None
         if view is None:
             self.needs = (flow.src.netns,) if flow.src.netns is not None else ()
             self._finish(LegEnd.NEEDS if self.needs else LegEnd.UNKNOWN)
         return view, packet
+
+    def _nowhere(self, packet: Packet) -> NoReturn:
+        """Stop a packet that has no destination: one end is a container without any network."""
+        flow = self.flow
+        ends = [(flow.src, Segment.SOURCE), (flow.dst, Segment.DESTINATION)]
+        bare = [each for each in ends if each[0].kind is EndpointKind.CONTAINER and each[0].address is None]
+        if not bare:
+            self._finish(LegEnd.UNKNOWN)
+        end, segment = bare[0]
+        text = f"{end.name} has no address on any network"
+        self._stop(
+            Step(
+                kind=StepKind.SEND,
+                netns=end.netns or 0,
+                segment=segment,
+                text=text,
+                packet=packet,
+                outcome=Outcome.DROP,
+                reason=Reason.NO_NETWORK,
+            )
+        )
+        raise _End
 
     def _first_packet(self) -> Packet:
         flow = self.flow

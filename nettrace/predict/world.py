@@ -176,7 +176,8 @@ class World:
         self.host = snapshot.host_netns
         self.containers: dict[int, Container] = {}
         for container in snapshot.intent.containers:
-            if container.netns is not None and container.joined is None:
+            # A container on the host's own network, or one that joined another's, has no namespace of its own.
+            if container.netns not in (None, self.host) and container.joined is None:
                 self.containers.setdefault(container.netns, container)
 
     def view(self, netns: int) -> View | None:

@@ -33,6 +33,7 @@ from nettrace.render.view import (
     headline,
     host_line,
     lookup_line,
+    note_lines,
     place_of_stop,
     probed,
     rewritten,
@@ -116,7 +117,8 @@ def render_text(verdict: Verdict, *, color: bool, width: int, unicode: bool = Tr
     Text that came from the host is shown with control characters escaped. `unicode` False uses ASCII signs.
     """
     style = _Style(width=max(width, _MIN_WIDTH), color=color, signs=_UNICODE if unicode else _ASCII)
-    blocks = [[*_headline(verdict, style), *style.wrap(lookup_line(verdict), "", "  ")]]
+    about = [line for line in (lookup_line(verdict), *note_lines(verdict)) if line]
+    blocks = [[*_headline(verdict, style), *(part for line in about for part in style.wrap(line, "", "  "))]]
     if verdict.hops:
         blocks.append(_path(verdict, style))
     elif verdict.stop is not None and (verdict.stop.device is not None or verdict.stop.hook is not None):

@@ -31,6 +31,7 @@ __all__ = [
     "headline",
     "host_line",
     "lookup_line",
+    "note_lines",
     "place_of_stop",
     "probed",
     "rewritten",
@@ -88,6 +89,11 @@ def lookup_line(verdict: Verdict) -> str:
     return "" if isinstance(lookup, msgspec.UnsetType) else f"Name: {safe(lookup.told)}."
 
 
+def note_lines(verdict: Verdict) -> list[str]:
+    """Return what there is to know about the ends of the flow, a line each."""
+    return [] if isinstance(verdict.notes, msgspec.UnsetType) else [f"Note: {safe(each)}." for each in verdict.notes]
+
+
 def first_leg_line(verdict: Verdict, arrow: str = "→") -> str:
     """Return which way the path shows, where that is the way to a name server; else ""."""
     flow = None if isinstance(verdict.lookup, msgspec.UnsetType) else verdict.lookup.flow
@@ -96,9 +102,10 @@ def first_leg_line(verdict: Verdict, arrow: str = "→") -> str:
 
 def _what_became(verdict: Verdict) -> str:
     lookup = verdict.lookup
-    if not isinstance(lookup, msgspec.UnsetType) and lookup.outcome is Result.STOPPED:
-        if lookup.flow is None or verdict.outcome is not Result.STOPPED or not verdict.hops:
-            return "the name has no address here" if verdict.outcome is Result.STOPPED else "the name is not resolved"
+    first = verdict.findings[0].code if verdict.findings else ""
+    if not isinstance(lookup, msgspec.UnsetType) and lookup.outcome is Result.STOPPED and first.startswith("dns."):
+        if not verdict.hops:
+            return "the name has no address here"
         return f"the name cannot be looked up: {_stopped(verdict.stop, 'the query')}"
     match verdict.outcome:
         case Result.DELIVERED:

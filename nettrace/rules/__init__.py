@@ -201,6 +201,9 @@ from nettrace.rules.port import (
 from nettrace.rules.port import (
     published_on_loopback as port_published_on_loopback,
 )
+from nettrace.rules.port import (
+    shadowed as port_shadowed,
+)
 from nettrace.rules.remote import (
     no_reply as remote_no_reply,
 )
@@ -336,6 +339,7 @@ RULES: tuple[Rule, ...] = (
     port_not_listening.RULE,
     port_not_published.RULE,
     port_published_on_loopback.RULE,
+    port_shadowed.RULE,
     remote_no_reply.RULE,
     remote_rejected.RULE,
     route_blackhole.RULE,

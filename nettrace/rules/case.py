@@ -64,10 +64,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return found[0] if found else None
 
     def container_of(self, end: FlowEnd) -> Container | None:
-        """Return the engine's container at an end of the flow: by id, or by its namespace or address."""
+        """Return the engine's container at an end of the flow: by id, or by its namespace or address.
+
+        For one that shares another's network it is that other one, whose interface it is, as long as both are there.
+        """
         intent = self.before.intent
         if end.id is not None and (found := intent.container(end.id)) is not None:
-            return found
+            return intent.sharing(found) or found
         if end.netns is not None and end.netns in self.world.containers:
             return self.world.containers[end.netns]
         owner = self.world.owner_of_address(end.address) if end.address is not None else None

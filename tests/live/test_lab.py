@@ -35,6 +35,9 @@ def flow(lab: Lab, fault: Fault) -> Callable[..., bool]:
     """Return a question to the kernel whether the fault's flow works, with its ends as they are now."""
     _, src, dst, *options = lab.flow_of(fault.name)
     known = dict(zip(options[::2], options[1::2], strict=True)) if "-6" not in options else {}
+    if fault.code.startswith("dns."):
+        argv = ["docker", "exec", src, "timeout", "-s", "KILL", "1", "nslookup", "-type=a", dst]
+        return lambda timeout_s=1.0: lab.exec(argv).returncode == 0
     address = dst if "." in dst or ":" in dst else str(lab.facts[dst].ip)  # type: ignore[attr-defined]
     src = "inet" if src.startswith("netns:") else src
 

@@ -159,10 +159,13 @@ class Box:
         gone = ip_network(everything.get(dst, dst))
         self.routes = [each for each in self.routes if each.dst != gone or each.kind == "local"]
 
-    def listen(self, port: int, address: str = "0.0.0.0", proto: str = "tcp") -> None:
+    def listen(self, port: int, address: str = "0.0.0.0", proto: str = "tcp", by: str | None = None) -> None:
         held = ip_address(address)
         state = "LISTEN" if proto == "tcp" else "UNCONN"
-        self.sockets.append(Socket(proto=proto, family=held.version, address=held, port=port, state=state))
+        process = (by,) if by is not None else ()
+        self.sockets.append(
+            Socket(proto=proto, family=held.version, address=held, port=port, state=state, process=process)
+        )
 
     # -- netfilter ---------------------------------------------------------------------------------------------
 

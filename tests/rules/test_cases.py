@@ -1076,6 +1076,30 @@ ROWS = (
         segment=Segment.HOST,
     ),
     Row(
+        code="port.shadowed",
+        base=with_lan,
+        asks=PUBLISHED,
+        port=8080,
+        breaks=lambda lab: lab.host.listen(8080, by="nginx"),
+        near=lambda lab: lab.host.listen(8080, by="docker-proxy"),
+        lacks=("sockets", "host"),
+    ),
+    Row(
+        code="port.shadowed",
+        base=with_lan,
+        asks=PUBLISHED,
+        port=8080,
+        breaks=all_of(
+            lambda lab: lab.host.listen(9, by="nginx"),
+            rule("nat", "-A DOCKER -p tcp -m tcp --dport 8080 -j REDIRECT --to-ports 9"),
+        ),
+        near=all_of(
+            lambda lab: lab.host.listen(9, by="nginx"),
+            rule("nat", "-A DOCKER -p tcp -m tcp --dport 8081 -j REDIRECT --to-ports 9"),
+        ),
+        lacks=("netfilter", "host"),
+    ),
+    Row(
         code="remote.no-reply",
         asks=OUT,
         breaks=nothing,

@@ -24,7 +24,6 @@ CATALOGUE = tuple((Path(__file__).parent / "catalogue.txt").read_text().split())
 NOT_BUILT = {
     "overlay.vni-mismatch",
     "overlay.vtep-address",
-    "port.shadowed",
 }
 #: What a rule may need: the sections of a namespace, and what the engines meant.
 SECTIONS = {*Namespace.__struct_fields__, "intent"}

@@ -1,49 +1,110 @@
-"""The container has no network.
+"""A container of the flow has no network.
 
-What it reports: the container was started with --network none, or is in no network.
+What it reports: the source or destination was started with --network none, was disconnected from its last network, or
+    shares the network of a container that has stopped or has started anew since.
 Why traffic stops: its namespace holds only the loopback.
 Proof: the engine's endpoints; the namespace's links.
-Remedy: connect it to a network.
+Remedy: connect it to a network; one that shares another's network must be started again after that one.
 Known limits: none.
 Seen in the field: no public report was read; it is how `--network none` is meant.
 """
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason
+from nettrace.model.flow import FlowEnd
+from nettrace.model.intent import Container
+from nettrace.model.path import Direction, Reason, Segment
+from nettrace.model.verdict import Evidence
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.faults import blockers, intent_evidence, view_of
+from nettrace.rules.faults import blockers, errno_or_wire, intent_evidence
 
 
 def check(case: Case) -> Result:
-    """Fire when the source finds no route and its container is in no network, or has nothing but its loopback."""
+    """Fire when an end's container is in no network, and its namespace has nothing but the loopback."""
     hits = []
-    container = case.container_of(case.flow.src)
-    for blocker, step in blockers(case, Reason.NO_ROUTE, Reason.NO_SOURCE_ADDRESS):
-        if container is None or step.netns != case.flow.src.netns or step.netns == case.world.host:
+    for blocker, step in blockers(case, Reason.NO_ROUTE, Reason.NO_SOURCE_ADDRESS, Reason.NO_NETWORK):
+        end = (
+            case.flow.dst if step.reason is Reason.NO_NETWORK and step.segment is Segment.DESTINATION else case.flow.src
+        )
+        container = case.before.intent.container(end.id) if end.id is not None else case.container_of(end)
+        if container is None or end.netns is None or end.netns == case.world.host:
             continue
-        view = view_of(case, step)
-        if container.mode != "none" and any(endpoint.ipv4 or endpoint.ipv6 for endpoint in container.endpoints):
+        if step.netns != end.netns or blocker.direction is not Direction.FORWARD:
             continue
-        if any(not link.loopback for link in view.links.values()):
+        view = case.view(end.netns)
+        if view is None or any(not link.loopback for link in view.links.values()):
             continue
+        held = any(endpoint.ipv4 or endpoint.ipv6 for endpoint in container.endpoints)
+        if container.mode != "none" and container.joined is None and held:
+            continue
+        why, mend = _explain(case, end, container)
         hits.append(
             Hit(
-                title=f"{case.flow.src.name} has no network",
-                explanation=f"{case.flow.src.name} is in no network (mode {container.mode or 'none'}): "
-                "its namespace holds only the loopback.",
+                title=f"{end.name} has no network",
+                explanation=f"{why} Its namespace holds only the loopback.",
                 at=view.name,
-                evidence=(intent_evidence(f"container {container.name}: network mode {container.mode}", "engine"),),
-                mend=Mend(
-                    summary="Connect it to a network (a container with mode none must be made again with a network).",
-                    commands=(f"docker network connect bridge {container.name}",),
+                evidence=(
+                    intent_evidence(f"container {container.name}: network mode {container.mode}", "engine"),
+                    *_owner_evidence(case, container),
+                    *errno_or_wire(case, blocker),
                 ),
+                mend=mend,
                 basis=blocker.basis,
                 blocker=blocker,
             )
         )
     return fired(*hits)
+
+
+def _owner_evidence(case: Case, container: Container) -> tuple[Evidence, ...]:
+    owner = case.before.intent.owner(container)
+    return (intent_evidence(f"container {owner.name}: {owner.status}", "engine"),) if owner is not None else ()
+
+
+def _explain(case: Case, end: FlowEnd, container: Container) -> tuple[str, Mend]:
+    tool = "podman" if container.engine == "podman" else "docker"
+    if container.joined is not None:
+        owner = case.before.intent.owner(container)
+        if owner is None:
+            return (
+                f"{end.name} shares the network of a container that is gone ({container.joined[:12]}).",
+                Mend(summary="Create it again with another network."),
+            )
+        again = f"{tool} restart {container.name}"
+        if owner.status != "running":
+            return (
+                f"{end.name} shares the network of {owner.name}, which is {owner.status}: the interface went with it.",
+                Mend(
+                    summary=f"Start {owner.name}, then start {end.name} again: it joins the new namespace only then.",
+                    commands=(f"{tool} start {owner.name}", again),
+                ),
+            )
+        return (
+            f"{end.name} shares the network of {owner.name}, which has started anew since: {end.name} is still in the "
+            "namespace that was left behind.",
+            Mend(
+                summary=f"Start {end.name} again: it joins the new namespace of {owner.name} then.", commands=(again,)
+            ),
+        )
+    if container.mode == "none":
+        return (
+            f"{end.name} is in no network (mode none).",
+            Mend(
+                summary="Take it off the network none, and connect it to another; or make it again with one.",
+                commands=(
+                    f"{tool} network disconnect none {container.name}",
+                    f"{tool} network connect bridge {container.name}",
+                ),
+            ),
+        )
+    return (
+        f"{end.name} is in no network any more (it was made for {container.mode or 'none'}).",
+        Mend(
+            summary="Connect it to its network again.",
+            commands=(f"{tool} network connect {container.mode or 'bridge'} {container.name}",),
+        ),
+    )
 
 
 RULE = rule("engine.no-network", check, rank=12, needs=("intent",))

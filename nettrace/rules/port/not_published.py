@@ -10,6 +10,7 @@ Seen in the field: no single report stands for it: a port that is exposed is tak
 
 from __future__ import annotations
 
+from nettrace.model.flow import EndpointKind
 from nettrace.model.path import Reason
 from nettrace.rules.base import Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -23,6 +24,8 @@ def check(case: Case) -> Result:
     engine = case.engine
     if ask is None or ask.nat is not None or wanted(case) is not None or engine is None:
         return fired()
+    if case.flow.dst.kind is EndpointKind.CONTAINER:
+        return fired()  # it uses the host's own network: what listens there needs no publishing
     bridged = [each for each in case.before.intent.containers if each.status == "running" and each.endpoints]
     if not bridged:
         return fired()
