@@ -18,7 +18,7 @@ from nettrace.collect.intents import Intents
 from nettrace.collect.netlink import Channel
 from nettrace.collect.places import Places, netns_of, run_netns
 from nettrace.collect.routes import read_addresses, read_routes, read_source_address
-from nettrace.errors import Ambiguous, NotFound, UsageError
+from nettrace.errors import Ambiguous, EngineError, NotFound, UsageError
 from nettrace.model.base import IPAddress, Model
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd, Proto
 from nettrace.model.intent import Container, Endpoint
@@ -30,6 +30,8 @@ __all__ = ["Resolver", "parse_endpoint"]
 
 #: Addresses that lie beyond any host (RFC 5737, RFC 3849): the way to them is the way to the internet.
 BEYOND: dict[int, IPAddress] = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
+#: With more containers than this, asking for each of them takes longer than the answer is worth.
+MANY = 150
 PREFIXES = ("container", "netns", "pid")
 
 
@@ -306,8 +308,16 @@ class Resolver:
             lookup = self._ask(lookup, config, ns, source, families)
         self.lookup = lookup
         if not lookup.addresses:
+            if lookup.denied:
+                self._learn_aliases()
             return _End(kind=EndpointKind.NAME, name=word)
         return self._address_end(lookup.addresses[0], word, EndpointKind.NAME, source)
+
+    def _learn_aliases(self) -> None:
+        """Ask for every running container, whose aliases the listing leaves out: one may bear the name elsewhere."""
+        if sum(each.status == "running" for each in self._intents.all().containers) <= MANY:
+            with contextlib.suppress(NotFound, EngineError):
+                self._intents.inspect_all()
 
     def _ask(
         self, lookup: Lookup, config: ResolverConfig, ns: Netns, source: _End, families: tuple[int, ...]

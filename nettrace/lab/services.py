@@ -1,8 +1,8 @@
 """Servers for the lab's namespaces: HTTP, echo and a small DNS. Standard library only; run as a file of its own.
 
 `python -I -S services.py [--http ADDR:PORT] [--echo ADDR:PORT] [--dns ADDR:53] [--pidfile F]`, each option repeatable.
-Prints one line to standard output when every socket listens. `--echo` is TCP and UDP. DNS knows example.org and
-dns.google; every other name does not exist (NXDOMAIN).
+Prints one line to standard output when every socket listens. `--echo` is TCP and UDP. DNS knows example.org,
+dns.google and six.example, which has an IPv6 address only; every other name does not exist (NXDOMAIN).
 With `--pidfile` it goes to the background first, and the caller gets its prompt back once it listens.
 """
 
@@ -15,6 +15,7 @@ import sys
 
 ZONE = {
     "example.org": ("8.8.8.8", "2001:4860:4860::8888"),
+    "six.example": ("", "2001:4860:4860::8888"),
     "dns.google": ("8.8.8.8", "2001:4860:4860::8888"),
 }
 BODY = b"hello from a lab\n"
@@ -52,7 +53,7 @@ def dns_answer(query: bytes) -> bytes:
     kind = int.from_bytes(query[at + 1 : at + 3], "big")
     known = ZONE.get(".".join(labels))
     data = b""
-    if known and kind == 1:
+    if known and kind == 1 and known[0]:
         data = socket.inet_pton(socket.AF_INET, known[0])
     elif known and kind == 28:
         data = socket.inet_pton(socket.AF_INET6, known[1])

@@ -22,6 +22,7 @@ ERRNO = {
     errno.ENETUNREACH: "network is unreachable",
     errno.EPERM: "not permitted (netfilter refused it)",
     errno.EACCES: "prohibited",
+    errno.EINVAL: "invalid argument",
 }
 
 

@@ -14,7 +14,7 @@ def notes(case: Case, flow: Flow) -> tuple[str, ...]:
     """Return a sentence for each thing that is special about the ends of a flow; none for a container on a bridge."""
     found = [note for end in (flow.src, flow.dst) if (note := _note(case, end))]
     inner = flow.src.netns is not None and flow.src.netns == flow.dst.netns and flow.src.name != flow.dst.name
-    if inner and EndpointKind.CONTAINER in (flow.src.kind, flow.dst.kind):
+    if inner and {flow.src.kind, flow.dst.kind} <= {EndpointKind.CONTAINER, EndpointKind.NETNS}:
         found.append(
             f"{flow.src.name} and {flow.dst.name} are in one network namespace: packets between them stay on its "
             "loopback, and pass no bridge and no veth"

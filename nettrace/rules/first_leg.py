@@ -45,8 +45,12 @@ def names_first(case: Case, findings: tuple[Finding, ...]) -> tuple[Finding, ...
     A container that does not run, or has no network, is no fault of its names. Where the server has answered, the way
     to it stands, whatever the model holds of it.
     """
+    if failed(case) is None:
+        return findings
+    # The lookup itself has just left entries behind that nobody answered: they are no old connection's.
+    findings = tuple(each for each in findings if each.code != "conntrack.stale-entry")
     own = [each for each in findings if each.code in (SERVER, NAME) and each.severity is Severity.BLOCKING]
-    if failed(case) is None or not own:
+    if not own:
         return findings
     others = [each for each in findings if each not in own]
     causes = [each for each in others if each.severity is Severity.BLOCKING]

@@ -44,7 +44,9 @@ def check(case: Case) -> Result:
                 Hit(
                     title=f"an old connection still goes to {entry.reply.src}, not to {fresh.reply.src}"
                     if entry.reply.src != fresh.reply.src
-                    else f"an old connection still leaves as {entry.reply.dst}, not as {fresh.reply.dst}",
+                    else f"an old connection still leaves as {entry.reply.dst}, not as {fresh.reply.dst}"
+                    if entry.reply.dst != fresh.reply.dst
+                    else f"an old connection still goes to port {entry.reply.sport}, not to {fresh.reply.sport}",
                     explanation=f"{view.name} still translates the UDP flow from port {orig.sport} by an entry that "
                     "was made before its rules changed; it lives on as long as the client sends.",
                     at=view.name,

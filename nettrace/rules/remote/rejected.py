@@ -27,7 +27,7 @@ def check(case: Case) -> Result:
     refusals = [
         each
         for each in correlation.errors
-        if (each.packet.icmp_type, each.packet.icmp_code) not in (*TOO_BIG, *TIME_EXCEEDED)
+        if (each.packet.icmp_type, each.packet.icmp_code) not in _no_refusals(each.packet.family)
     ] + list(correlation.resets)
     if not refusals:
         return fired()
@@ -53,6 +53,11 @@ def check(case: Case) -> Result:
             segment=Segment.REMOTE,
         )
     )
+
+
+def _no_refusals(family: int) -> tuple[tuple[int, int], ...]:
+    """Return what has codes of its own: type 3 code 0 means "time exceeded" in ICMPv6, "net unreachable" in ICMP."""
+    return TOO_BIG[0 if family == 4 else 1], TIME_EXCEEDED[0 if family == 4 else 1]
 
 
 RULE = rule("remote.rejected", check, rank=91, needs=("links",))
