@@ -103,6 +103,8 @@ RECIPES: tuple[Recipe, ...] = (
     _fault("rule-drop-nft", "nft-table-drop", "A rule in an nft table of its own drops.", lab="none"),
     _fault("rp-filter", "rp-filter-bridge", "The strict reverse path filter drops.", lab="none"),
     _fault("port-not-listening", "port-closed", "Nothing listens on the port of the other container."),
+    _fault("dns-server-unreachable", "dns-port-blocked", "A rule drops the container's DNS queries.", lab="docker-28"),
+    _fault("dns-rules-missing", "dns-nat-flushed", "The redirect to Docker's name server is flushed."),
     _fault("container-not-running", "source-stopped", "The source container is stopped."),
     _fault("destination-not-running", "destination-stopped", "The destination is stopped.", lab="docker-28"),
     _fault("no-reply", "remote-silent", "The remote address never answers, and nobody here can say why."),

@@ -543,7 +543,6 @@ ROWS = (
         ),
         lacks=("sockets", "app"),
         segment=Segment.SOURCE,
-        instead=("dns.server-unreachable",),
     ),
     Row(
         code="dns.name-not-found",
@@ -562,7 +561,6 @@ ROWS = (
         near=all_of(embedded("c1"), looked_up("c1", (EMBEDDED, AnswerKind.FAILED))),
         lacks=("sockets", "c1"),
         segment=Segment.SOURCE,
-        instead=("dns.server-unreachable",),
     ),
     Row(
         code="dns.server-unreachable",

@@ -14,10 +14,11 @@ Seen in the field: names of the internet fail behind a VPN or a firewall that ta
 
 from __future__ import annotations
 
+from nettrace.model.base import Missing
 from nettrace.model.lookup import EMBEDDED, Answer, Lookup
 from nettrace.model.path import Segment
 from nettrace.model.verdict import Basis, Severity
-from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.base import Hit, Mend, Result, Unknown, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.dns_facts import answer_words, is_query, lookup_evidence, unheard_at_home, upstream_evidence
 from nettrace.rules.wording import enter
@@ -38,6 +39,9 @@ def check(case: Case) -> Result:
     said = answer_words(first)
     handed = f", which asks {behind} in its turn" if behind is not None else ""
     home = first.server.is_loopback and behind is None
+    if home and (lacking := _unread(case)):
+        # Whether the query stays unheard at home, which has codes of its own, cannot be told.
+        return Unknown(needs=lacking, reason=f"not read: {', '.join(lacking)}")
     stopped = "" if case.blockers else _no_stop(case, first, said)
     return fired(
         Hit(
@@ -58,6 +62,14 @@ def check(case: Case) -> Result:
             segment=Segment.SOURCE if home else Segment.REMOTE,
             netns=lookup.question.src.netns,
         )
+    )
+
+
+def _unread(case: Case) -> tuple[str, ...]:
+    view = case.view(case.flow.src.netns)
+    sections = ("addresses", "routes", "rules", "sockets", "netfilter")
+    return tuple(
+        f"{view.name}/{each}" for each in sections if view is not None and isinstance(getattr(view.ns, each), Missing)
     )
 
 
