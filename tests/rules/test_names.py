@@ -110,6 +110,19 @@ def test_a_name_that_is_not_found_is_explained(
     assert (verdict.outcome, verdict.hops) == (Result.STOPPED, ())
 
 
+def test_a_name_of_a_container_that_is_stopped_is_said() -> None:
+    lab = plain_lab()
+    lab.container("c2", status="exited")
+    verdict = judge(lab, "c1", "8.8.8.8", looked_up("c1", (EMBEDDED, NO_NAME), name="c2."))
+    assert codes(verdict) == ["dns.name-not-found"]
+    assert verdict.findings[0].remedy.commands == ("docker start c2",)
+
+
+def test_a_server_of_the_host_that_is_down_needs_no_publishing() -> None:
+    verdict = judge(plain_lab(), "app", "172.17.0.1", looked_up("app", ("172.17.0.1", SILENT)))
+    assert codes(verdict) == ["dns.server-unreachable", "port.not-listening"]
+
+
 def test_a_name_of_the_other_family_only_is_said() -> None:
     held = looked_up("app", ("8.8.8.8", AnswerKind.NO_DATA), elsewhere=("2001:db8::7",))
     verdict = judge(plain_lab(), "app", "8.8.8.8", held)

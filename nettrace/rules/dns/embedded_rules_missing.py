@@ -56,8 +56,8 @@ def check(case: Case) -> Result:
             Hit(
                 title=f"no rule in {view.name} redirects {EMBEDDED} to Docker's name server",
                 explanation=f"{view.name} resolves names by Docker's own server, {EMBEDDED}. It listens on a high "
-                f"port, and the rules that lead port 53 there (DOCKER_OUTPUT in the container's nat table) are missing "
-                f"or not reached for {proto}, so every query goes to a port where nothing listens.",
+                f"port, and the rules that lead port 53 there (chain DOCKER_OUTPUT, or nft's table docker-dns) are "
+                f"missing or not reached for {proto}, so every query goes to a port where nothing listens.",
                 at=view.name,
                 evidence=(
                     Evidence(

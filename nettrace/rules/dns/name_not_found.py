@@ -71,6 +71,15 @@ def _explain(case: Case, lookup: Lookup) -> tuple[str, Mend, tuple[Evidence, ...
     named = _named(case, lookup.name.rstrip("."))
     if named:
         return _of_a_container(lookup, container, mine, named)
+    asleep = [
+        each
+        for each in case.before.intent.containers
+        if each.status != "running" and each.name == lookup.name.rstrip(".")
+    ]
+    if asleep:
+        text = f"Container {asleep[0].name} is {asleep[0].status}, and Docker tells the names of running ones only."
+        tool = "podman" if asleep[0].engine == "podman" else "docker"
+        return text, Mend(summary="Start the container.", commands=(f"{tool} start {asleep[0].name}",)), ()
     known = sorted({name for other, network in _all(case) if network in mine for name in _names(other, network)})
     near = get_close_matches(lookup.name.rstrip("."), known, n=3, cutoff=0.6)
     if near:

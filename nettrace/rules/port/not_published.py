@@ -26,6 +26,8 @@ def check(case: Case) -> Result:
         return fired()
     if case.flow.dst.kind is EndpointKind.CONTAINER:
         return fired()  # it uses the host's own network: what listens there needs no publishing
+    if case.lookup is not None and not case.lookup.addresses:
+        return fired()  # the query for a name: a server of the host's own is meant
     bridged = [each for each in case.before.intent.containers if each.status == "running" and each.endpoints]
     if not bridged:
         return fired()
