@@ -16,13 +16,14 @@ from nettrace.collect.netfilter import Listing
 from nettrace.collect.netlink import Channel
 from nettrace.collect.places import Place, Places
 from nettrace.collect.resolve import Resolver
+from nettrace.collect.sockets import read_holders
 from nettrace.errors import EngineError, NamespaceGone, NotFound
 from nettrace.model.base import IPAddress, Missing, Present, rows
 from nettrace.model.flow import Flow, Proto
 from nettrace.model.intent import Container, Intent
 from nettrace.model.lookup import Lookup
 from nettrace.model.snapshot import Gap, Host, Link, Namespace, Snapshot
-from nettrace.netns import Netns, current
+from nettrace.netns import Netns, current, run_in
 
 __all__ = ["Collector"]
 
@@ -247,7 +248,7 @@ class Collector:
 
     def _finish(self, ns: Netns) -> None:
         """Give a namespace its name, and the far ends of its links theirs."""
-        namespace = self._read[ns.inode]
+        namespace = self._with_holders(ns, self._read[ns.inode])
         self._find_peers(ns, rows(namespace.links))
         place = self._places.get(ns.inode)
         if place is not None and not place.named:
@@ -261,6 +262,18 @@ class Collector:
             kind=place.kind if place is not None else namespace.kind,
             nsids={str(nsid): inode for nsid, inode in self._nsids.get(ns.inode, {}).items()},
         )
+
+    def _with_holders(self, ns: Netns, namespace: Namespace) -> Namespace:
+        """Tell who holds the host's sockets on a published port that is asked for: the engine's proxy, or another."""
+        flow = self._flow
+        if flow is None or flow.dport is None or ns.inode != self.host.inode or flow.dst.netns != ns.inode:
+            return namespace
+        proto, port = flow.proto.value, flow.dport
+        ports = (each for container in self._intents.all().containers for each in container.ports)
+        if not any((each.proto, each.host_port) == (proto, port) for each in ports):
+            return namespace
+        held = run_in(ns, lambda: read_holders(rows(namespace.sockets), proto, port))
+        return namespace if isinstance(namespace.sockets, Missing) else replace(namespace, sockets=Present(rows=held))
 
     def _unique(self, name: str, inode: int) -> str:
         """Return the name, told apart from that of another namespace: points are known by it."""

@@ -13,10 +13,10 @@ from nettrace.collect.netfilter import Listing
 from nettrace.collect.netlink import Channel
 from nettrace.collect.proc import read_counters, read_sysctls
 from nettrace.collect.routes import read_addresses, read_fdb, read_neighbours, read_routes, read_rules
-from nettrace.collect.sockets import read_holders, read_sockets
+from nettrace.collect.sockets import read_sockets
 from nettrace.model.base import Missing, Present, Values, rows
 from nettrace.model.flow import Flow
-from nettrace.model.snapshot import ConntrackEntry, Gap, Link, Namespace, Socket
+from nettrace.model.snapshot import ConntrackEntry, Gap, Link, Namespace
 from nettrace.netns import Netns, run_in
 
 __all__ = ["begin_listing", "read_again", "read_namespace", "read_outline"]
@@ -107,7 +107,7 @@ def read_namespace(
                 rules=visit.table("rules", lambda: read_rules(channel)),
                 neighbours=visit.table("neighbours", lambda: read_neighbours(channel)),
                 fdb=visit.table("fdb", lambda: read_fdb(channel, vxlans)),
-                sockets=visit.table("sockets", lambda: _sockets(ns, flow, kind)),
+                sockets=visit.table("sockets", lambda: read_sockets(ns)),
                 conntrack=visit.conntrack(),
                 sysctls=visit.values("sysctls", lambda: read_sysctls() | device_sysctls),
                 counters=visit.values("counters", lambda: read_counters() | read_queue_drops(channel)),
@@ -119,14 +119,6 @@ def read_namespace(
 
     namespace = run_in(ns, work)
     return namespace, tuple(visit.gaps)
-
-
-def _sockets(ns: Netns, flow: Flow | None, kind: str) -> tuple[Socket, ...]:
-    """Read the sockets; on the host also who holds the port that is asked for: the engine's proxy, or someone else."""
-    found = read_sockets(ns)
-    if kind != "host" or flow is None or flow.dport is None:
-        return found
-    return read_holders(found, flow.proto.value, flow.dport)
 
 
 def read_again(

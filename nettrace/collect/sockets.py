@@ -129,12 +129,15 @@ def read_holders(sockets: tuple[Socket, ...], proto: str, port: int) -> tuple[So
 
 
 def _holders(inodes: frozenset[int]) -> dict[int, tuple[str, ...]]:
-    """Return the names of the programs that have a descriptor of each socket, by its inode."""
+    """Return the name of a program that has a descriptor of each socket, by its inode."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    lacking = set(inodes)
     found: dict[int, tuple[str, ...]] = {}
     with os.scandir("/proc") as entries:
         pids = [entry.name for entry in entries if entry.name.isdigit()]
     for pid in pids:
+        if not lacking:
+            break
         with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as links:
             for link in links:
                 with suppress(OSError):
@@ -142,6 +145,7 @@ def _holders(inodes: frozenset[int]) -> dict[int, tuple[str, ...]]:
                     if inode is not None:
                         name = read_text(f"/proc/{pid}/comm").strip()
                         found[inode] = tuple(dict.fromkeys((*found.get(inode, ()), name)))
+                        lacking.discard(inode)
     return found
 
 

@@ -1530,20 +1530,16 @@ def _names() -> Iterable[Fault]:
         kinds=("docker",),
     )
     saved = "{dir}/names.iptables"
-    for name, summary, command in (
-        ("dns-nat-flushed", "the nat table in the container is flushed", "iptables -t nat -F"),
-        ("dns-ruleset-flushed", "all rules in the container are gone, tables and all", "nft flush ruleset"),
-    ):
-        yield Fault(
-            name=name,
-            code="dns.embedded-rules-missing",
-            summary=summary,
-            flow=NAMED,
-            segment=Segment.SOURCE,
-            break_commands=inside("c1", f"iptables-save > {saved} 2>/dev/null", command),
-            mend_commands=inside("c1", f"iptables-restore < {saved}"),
-            kinds=("docker",),
-        )
+    yield Fault(
+        name="dns-nat-flushed",
+        code="dns.embedded-rules-missing",
+        summary="the nat table in the container is flushed",
+        flow=NAMED,
+        segment=Segment.SOURCE,
+        break_commands=inside("c1", f"iptables-save > {saved} 2>/dev/null", "iptables -t nat -F"),
+        mend_commands=inside("c1", f"iptables-restore < {saved}"),
+        kinds=("docker",),
+    )
     yield Fault(
         name="dns-redirect-hidden",
         code="dns.embedded-rules-missing",
