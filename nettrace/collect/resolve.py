@@ -165,8 +165,10 @@ class Resolver:
                 return self._namespace(typed)
             case "container":
                 return self._container(typed.value, prefix=True)
-        self._intents.require()
         word = typed.value
+        if "." not in word:
+            # With a dot it is a name of DNS almost for certain, and those need no engine.
+            self._intents.require()
         found = self._intents.matches(word)
         if not found:
             return self._name(word, source, family)

@@ -5,7 +5,11 @@ The faults of `nettrace lab` for names run in test_path.py; here is what needs c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +145,21 @@ def test_what_a_container_puts_in_place_of_its_files_does_no_harm(docker_lab: La
         assert len(said.err) < 400
     finally:
         docker_lab.docker("rm", "-f", "odd")
+
+
+def test_an_engine_that_died_leaves_a_redirect_to_nobody(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab("gone", engine="docker")
+    pid = lab.docker("inspect", "-f", "{{.State.Pid}}", "c1").strip()
+    dockerd = next(each for each in lab.state.processes if each.role == "dockerd")
+    os.kill(dockerd.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while "127.0.0.11" in lab.check(["nsenter", "-t", pid, "-n", "ss", "-Huln"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = lab.nettrace(["path", f"pid:{pid}", "example.org", "--json", "--timeout", "0.5"])
+    verdict = json.loads(done.stdout)
+    assert (done.returncode, [each["code"] for each in verdict["findings"]]) == (1, ["dns.resolver-not-listening"])
+    assert verdict["stop"]["segment"] == "source"
 
 
 def test_a_recorded_first_leg_is_diagnosed_again_to_the_same(docker_lab: Lab, names: Asker, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def check(case: Case) -> Result:
         held = ", ".join(f"{each} {EMBEDDED}:{port}" for each, port in sorted(embedded_sockets(view).items())) or "none"
         container, lookup = owner(case), case.lookup
         proto, port = case.flow.proto.value, step.packet.dport
-        name = container.name if container is not None else "<container>"
+        restart = (f"docker restart {container.name}",) if container is not None else ()
         hits.append(
             Hit(
                 title=f"nothing listens on {proto} {step.packet.dst}:{port}, where {view.name} leads its DNS queries",
@@ -55,7 +55,7 @@ def check(case: Case) -> Result:
                 ),
                 mend=Mend(
                     summary="Restart the container; if no container of the host resolves names, restart the engine.",
-                    commands=(f"docker restart {name}", "systemctl restart docker"),
+                    commands=(*restart, "systemctl restart docker"),
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
