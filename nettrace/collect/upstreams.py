@@ -37,18 +37,19 @@ _EXT = re.compile(r"^# ExtServers: \[(.*)\]$", re.MULTILINE)
 def read_upstreams(
     text: str, container: Container | None, netns: int, host: Netns, asked: Sequence[IPAddress] = ()
 ) -> tuple[Upstream, ...]:
-    """Return the servers that the engine asks for a container; `text` is its resolv.conf, `asked` whom it was seen to.
+    """Return the servers that the engine asks for a container, the one that it was asking just now first.
 
-    Every source after the first that says anything is left out, but what was seen stands before all.
+    `text` is the container's resolv.conf; `asked` are the servers that queries of its namespace were under way to.
+    Those may be the container's own queries as well, so where the servers are known for certain only they count.
     """
-    seen = [Upstream(server=each, netns=netns, source="a query of the engine's, under way") for each in asked]
-    told = (
-        parse_ext_servers(text, netns, host.inode)
-        or _of(container.dns if container is not None else (), netns, "the container's --dns option")
-        or _of(_daemon_dns(host), netns, "dockerd's --dns option")
-        or _of_host(netns, host.inode)
+    certain = parse_ext_servers(text, netns, host.inode) or _of(
+        container.dns if container is not None else (), netns, "the container's --dns option"
     )
-    return (*seen, *(each for each in told if each.server not in {other.server for other in seen}))
+    if certain:
+        return tuple(sorted(certain, key=lambda each: each.server not in asked))
+    seen = [Upstream(server=each, netns=netns, source="a query of the engine's, under way") for each in asked]
+    told = _of(_daemon_dns(host), netns, "dockerd's --dns option") or _of_host(netns, host.inode)
+    return (*seen, *(each for each in told if each.server not in asked))
 
 
 def parse_ext_servers(text: str, netns: int, host: int) -> tuple[Upstream, ...]:

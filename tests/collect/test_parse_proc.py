@@ -30,8 +30,10 @@ from nettrace.collect.proc import (
 )
 from nettrace.collect.rooted import LIMIT_BYTES, read_rooted
 from nettrace.collect.sockets import parse_peers
-from nettrace.collect.upstreams import parse_arguments, parse_ext_servers
+from nettrace.collect.upstreams import parse_arguments, parse_ext_servers, read_upstreams
+from nettrace.model.intent import Container
 from nettrace.model.snapshot import DumpFormat
+from nettrace.netns import current
 
 
 def test_backlogs_are_summed_over_processors() -> None:
@@ -192,6 +194,17 @@ def test_whom_the_engine_s_server_asks() -> None:
     arguments = ["/usr/bin/dockerd", "--dns", "192.0.2.2", "--dns=192.0.2.3", "--config-file=/x.json"]
     assert parse_arguments(arguments) == (("192.0.2.2", "192.0.2.3"), "/x.json")
     assert parse_arguments(["dockerd"]) == ((), "/etc/docker/daemon.json")
+
+
+def test_a_query_under_way_tells_only_what_is_not_certain() -> None:
+    container = Container(id="x", name="x", engine="docker", dns=("192.0.2.1", "192.0.2.2"))
+    asked = [ip_address("192.0.2.2"), ip_address("198.51.100.7")]
+    with current() as host:
+        told = [str(each.server) for each in read_upstreams("", container, 7, host, asked)]
+        assert told == ["192.0.2.2", "192.0.2.1"]
+        ext = "# ExtServers: [192.0.2.9 host(127.0.0.1)]\n"
+        found = read_upstreams(ext, container, 7, host, asked)
+        assert [(str(each.server), each.netns) for each in found] == [("192.0.2.9", 7), ("127.0.0.1", host.inode)]
 
 
 def test_whom_connected_sockets_send_to() -> None:

@@ -18,6 +18,7 @@ def looked_up(
     *answers: tuple[str, AnswerKind],
     name: str = "example.org",
     upstream: str | None = None,
+    asks_from: str | None = None,
     held: tuple[str, ...] = (),
     elsewhere: tuple[str, ...] = (),
 ) -> Change:
@@ -37,7 +38,9 @@ def looked_up(
             ),
             addresses=tuple(map(ip_address, held)),
             elsewhere=tuple(map(ip_address, elsewhere)),
-            upstreams=(Upstream(server=ip_address(upstream), netns=lab[box].id, source="--dns"),) if upstream else (),
+            upstreams=(Upstream(server=ip_address(upstream), netns=lab[asks_from or box].id, source="--dns"),)
+            if upstream
+            else (),
         )
 
     return change

@@ -68,6 +68,19 @@ def test_a_container_that_does_not_run_is_no_fault_of_its_names() -> None:
     assert codes(verdict) == ["engine.container-not-running"]
 
 
+def test_a_server_on_the_host_s_own_loopback_is_asked_from_there() -> None:
+    verdict = judge(
+        plain_lab(),
+        "host",
+        "127.0.0.53",
+        embedded("c1"),
+        looked_up("c1", (EMBEDDED, FAILED), upstream="127.0.0.53", asks_from="host"),
+    )
+    assert codes(verdict) == ["dns.server-unreachable", "port.not-listening"]
+    assert verdict.flow.src.name == "c1"
+    assert any("from namespace host" in each.text for each in verdict.findings[0].evidence)
+
+
 def test_a_server_that_answers_badly_is_named_though_packets_pass() -> None:
     verdict = judge(plain_lab(), "app", "8.8.8.8", looked_up("app", ("8.8.8.8", AnswerKind.REFUSED)), reply=True)
     assert codes(verdict) == ["dns.server-unreachable"]

@@ -31,7 +31,8 @@ def check(case: Case) -> Result:
         return fired()
     if lookup.addresses or not lookup.failures:
         return fired(_late(case, lookup, lookup.passed_over)) if lookup.passed_over else fired()
-    if not is_query(case) or unheard_at_home(case):
+    own = case.flow.src.netns == lookup.question.src.netns
+    if not is_query(case) or (own and unheard_at_home(case)):
         # Nobody listens in the source's own namespace: a plainer fault, with a code of its own.
         return fired()
     first = lookup.failures[0]
