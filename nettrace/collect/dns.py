@@ -41,6 +41,8 @@ BUDGET_S = 6.0
 TYPE_A, TYPE_CNAME, TYPE_AAAA = 1, 5, 28
 CLASS_IN = 1
 MAX_SERVERS = 3
+#: Every domain of a search list costs a query; nobody has as many on purpose.
+MAX_SEARCH = 32
 TRUNCATED = 0x0200
 
 
@@ -114,7 +116,7 @@ def parse_resolv_conf(text: str) -> tuple[tuple[IPAddress, ...], tuple[str, ...]
                 with contextlib.suppress(ValueError):
                     servers.append(ip_address(words[1]))
             case "search" | "domain":
-                search = tuple(words[1:] if words[0] == "search" else words[1:2])
+                search = tuple(words[1 : MAX_SEARCH + 1] if words[0] == "search" else words[1:2])
             case "options":
                 for option in words[1:]:
                     key, _, value = option.partition(":")
@@ -222,8 +224,10 @@ class Asking:
                     self.answers.append(answer)
                     if answer.kind is AnswerKind.FOUND:
                         return answer.addresses
-                    if answer.kind in FINAL or time.monotonic() > self._deadline:
+                    if answer.kind in FINAL:
                         break
+                    if time.monotonic() > self._deadline:
+                        return ()
         return ()
 
     def _ask(self, server: IPAddress, name: str, family: int) -> Answer:
@@ -275,6 +279,8 @@ class Asking:
             asking.sendall(struct.pack(">H", len(query)) + query)
             data = b""
             while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
+                if time.monotonic() > self._deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
                 part = asking.recv(65535)
                 if not part:
                     raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -80,18 +80,21 @@ class Lookup(Model, tag="lookup", tag_field="is"):
     @property
     def denied(self) -> bool:
         """Whether the servers say that the name, as it was typed, has no address: they answered, and this is it."""
-        return not self.addresses and bool(self.answers) and not self.failures
+        bare = self.name.rstrip(".").lower()
+        asked = any(each.name.lower() == bare and each.kind in FINAL for each in self.answers)
+        return not self.addresses and asked and not self.failures
 
     @property
     def failures(self) -> tuple[Answer, ...]:
-        """The answers that were none, of those names and families for which no server had a better one."""
+        """The answers that were none, to the name as it was typed, in families for which no server had a better one.
+
+        Of other names (with a search domain) only where time ran out before that one was asked.
+        """
         bare = self.name.rstrip(".").lower()
         settled = {(each.name, each.family) for each in self.answers if each.kind in FINAL}
-        return tuple(
-            each
-            for each in self.answers
-            if each.name.lower() == bare and each.kind not in FINAL and (each.name, each.family) not in settled
-        )
+        lost = [each for each in self.answers if each.kind not in FINAL and (each.name, each.family) not in settled]
+        asked = any(each.name.lower() == bare for each in self.answers)
+        return tuple(each for each in lost if each.name.lower() == bare or not asked)
 
     @property
     def passed_over(self) -> tuple[Answer, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from nettrace.model.base import from_json, to_json
-from nettrace.model.lookup import EMBEDDED, AnswerKind
+from nettrace.model.lookup import EMBEDDED, Answer, AnswerKind, Lookup
 from nettrace.model.snapshot import Snapshot
 from nettrace.model.verdict import LookupView, Result, Verdict, Verified
 from nettrace.render.text import render_text
@@ -134,6 +137,23 @@ def test_a_name_of_a_container_that_is_stopped_is_said() -> None:
 def test_a_server_of_the_host_that_is_down_needs_no_publishing() -> None:
     verdict = judge(plain_lab(), "app", "172.17.0.1", looked_up("app", ("172.17.0.1", SILENT)))
     assert codes(verdict) == ["dns.server-unreachable", "port.not-listening"]
+
+
+def answer(name: str, kind: AnswerKind, family: int = 4) -> Answer:
+    return Answer(server=ip_address("192.0.2.53"), name=name, kind=kind, family=family)
+
+
+def test_what_counts_is_the_answer_to_the_name_as_it_was_typed() -> None:
+    base = Lookup(name="db", question=ask(plain_lab(), "app", "8.8.8.8"))
+    found = replace(base, answers=(answer("db.corp", SILENT), answer("db", NO_NAME)))
+    assert (found.denied, found.failures) == (True, ())
+    found = replace(base, answers=(answer("db.corp", NO_NAME), answer("db", SILENT)))
+    assert (found.denied, found.failures) == (False, (answer("db", SILENT),))
+    found = replace(base, answers=(answer("db", NO_NAME), answer("db", SILENT, family=6)))
+    assert (found.denied, found.failures) == (False, (answer("db", SILENT, family=6),))
+    found = replace(base, answers=(answer("db.corp", SILENT),))
+    assert (found.denied, found.failures) == (False, (answer("db.corp", SILENT),))
+    assert (base.denied, base.failures) == (False, ())
 
 
 def test_a_name_of_the_other_family_only_is_said() -> None:

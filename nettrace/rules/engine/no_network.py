@@ -98,11 +98,12 @@ def _explain(case: Case, end: FlowEnd, container: Container) -> tuple[str, Mend]
                 ),
             ),
         )
+    made_for = "bridge" if container.mode in ("", "default") else container.mode
     return (
-        f"{end.name} is in no network any more (it was made for {container.mode or 'none'}).",
+        f"{end.name} is in no network any more (it was made for {made_for}).",
         Mend(
             summary="Connect it to its network again.",
-            commands=(f"{tool} network connect {container.mode or 'bridge'} {container.name}",),
+            commands=(f"{tool} network connect {made_for} {container.name}",),
         ),
     )
 
