@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
+import nettrace
 from nettrace.lab import Lab
 from nettrace.replay import diagnose_again, read_case
 
@@ -22,6 +24,7 @@ from .warm import Asker, Said
 
 pytestmark = pytest.mark.live
 
+SCHEMA = Path(nettrace.__file__).parent / "data" / "verdict.schema.json"
 #: Containers with resolvers of their own: name, options of `docker run`.
 RUN = {
     "aliased": "--network net1 --network-alias db",
@@ -98,6 +101,7 @@ def test_a_name_that_comes_to_nothing_is_a_diagnosis(
     assert any(command in each for each in said.verdict["findings"][0]["remedy"]["commands"]) or not command
     assert said.verdict["flow"]["dst"]["address"] is None
     assert said.verdict["lookup"]["outcome"] == "stopped"
+    Draft202012Validator(json.loads(SCHEMA.read_text())).validate(said.verdict)
 
 
 def upstreams(verdict: dict[str, Any]) -> list[str]:
