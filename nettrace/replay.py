@@ -14,11 +14,11 @@ import msgspec
 from msgspec.structs import replace
 
 from nettrace._version import __version__
+from nettrace.bundle.format import Run
 from nettrace.correlate import correlate
 from nettrace.diagnose import diagnose
 from nettrace.errors import InputError
 from nettrace.model.base import Model, from_json
-from nettrace.model.flow import Flow
 from nettrace.model.observe import Observation, Sighting
 from nettrace.model.path import Trace
 from nettrace.model.snapshot import Snapshot
@@ -28,20 +28,6 @@ from nettrace.rules.case import Case
 from nettrace.testimony import passings
 
 M = TypeVar("M")
-
-
-class Run(Model):
-    """One question, and the probe run that went with it. `observation` lacks its packets: they are in the capture.
-
-    `arp_types` are ARPHRD_* of the devices that were listened at; `dports` and `tunnels` what the run's packets may
-    be recognised by besides their nonce. `observation` is None when nothing was sent.
-    """
-
-    flow: Flow
-    observation: Observation | None = None
-    dports: tuple[int, ...] = ()
-    tunnels: tuple[int, ...] = ()
-    arp_types: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Recorded(Model):

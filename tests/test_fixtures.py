@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from nettrace.bundle.format import Run
 from nettrace.errors import InputError
 from nettrace.lab.record import RECIPES, case_toml, differences
 from nettrace.model.base import from_json, to_json
@@ -19,7 +20,7 @@ from nettrace.model.observe import Open
 from nettrace.model.snapshot import Snapshot
 from nettrace.render.json import render_json
 from nettrace.render.text import render_text
-from nettrace.replay import Run, diagnose_again, read_case
+from nettrace.replay import diagnose_again, read_case
 
 CASES = Path(__file__).parent.parent / "fixtures" / "cases"
 SLUGS = sorted(path.name for path in CASES.iterdir())

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
+from nettrace.bundle.format import Run
 from nettrace.errors import LabError, NettraceError, UsageError
 from nettrace.model.base import Model, to_json
-from nettrace.replay import Run
 
 if TYPE_CHECKING:
     from nettrace.commands.path import Answer
