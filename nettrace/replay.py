@@ -1,76 +1,104 @@
-"""Diagnose a recorded case again: the same pipeline as live, from a folder instead of a host.
+"""Diagnose a bundle again: the same pipeline as live, from a file instead of a host.
 
-A case is a folder with `case.toml` (what was asked and where, for people), `run.json` (the flow, the state of each
-capture and what was sent), `before.json` and `after.json` (snapshots), and `capture.pcapng` (an interface for each
-point). Sightings are not stored: they are found again in the capture, by the run's token.
+A bundle of an answer holds the question with the state of each capture (`run.json`), the snapshots before and after,
+and the packets, an interface for each point. Sightings are not stored: they are found again in the capture, by the
+run's token. A new question is answered by the model alone, on the snapshot before.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from types import FrameType
 
 import msgspec
 from msgspec.structs import replace
 
 from nettrace._version import __version__
-from nettrace.bundle.format import Run
+from nettrace.bundle.archive import read_bundle
+from nettrace.bundle.format import AFTER, BEFORE, CAPTURE, RUN, VERDICT_JSON, Bundle, Run
 from nettrace.correlate import correlate
 from nettrace.diagnose import diagnose
 from nettrace.errors import InputError
 from nettrace.model.base import Model, from_json
+from nettrace.model.flow import Flow
 from nettrace.model.observe import Observation, Sighting
 from nettrace.model.path import Trace
-from nettrace.model.snapshot import Snapshot
+from nettrace.model.snapshot import SCHEMA, Snapshot
 from nettrace.model.verdict import Timing, Verdict
 from nettrace.predict import predict
 from nettrace.rules.case import Case
 from nettrace.testimony import passings
 
-M = TypeVar("M")
-
 
 class Recorded(Model):
-    """A recorded case, read whole."""
+    """A recorded case, read whole. `timing` is what the answer took when it was given."""
 
     run: Run
     before: Snapshot
     after: Snapshot | None
     observation: Observation | None
+    timing: Timing = Timing(total_s=0.0, collect_s=0.0, probe_s=0.0)
 
 
-def read_case(folder: Path) -> Recorded:
-    """Read a case; raises InputError with the file and the place in it."""
-    run = _read(folder / "run.json", Run)
-    before = _read(folder / "before.json", Snapshot)
-    after = _read(folder / "after.json", Snapshot) if (folder / "after.json").exists() else None
-    observation = observe_again(run, folder / "capture.pcapng")
-    return Recorded(run=run, before=before, after=after, observation=observation)
+def read_case(path: Path) -> Recorded:
+    """Read the case in a bundle, archive or folder; raises InputError with the member and the place in it."""
+    return recorded(read_bundle(path))
 
 
-def _read(path: Path, kind: type[M]) -> M:
+def recorded(bundle: Bundle) -> Recorded:
+    """Return the case that a bundle holds; raises InputError when it holds none, or a damaged one."""
+    run = bundle.decode(RUN, Run)
+    return Recorded(
+        run=run,
+        before=snapshot_of(bundle, BEFORE),
+        after=snapshot_of(bundle, AFTER) if AFTER in bundle.members else None,
+        observation=observe_again(run, bundle),
+        timing=_timing(bundle),
+    )
+
+
+def snapshot_of(bundle: Bundle, name: str = BEFORE) -> Snapshot:
+    """Return one of a bundle's snapshots; raises InputError also for a schema that is not known here."""
+    snapshot = bundle.decode(name, Snapshot)
+    if snapshot.schema != SCHEMA:
+        raise InputError(
+            f"{name} is of schema {ascii(snapshot.schema)[1:60]}, and nettrace {__version__} reads {SCHEMA}: "
+            "use the nettrace that made the bundle, or a later one"
+        )
+    return snapshot
+
+
+class _Timed(Model):
+    timing: Timing
+
+
+def _timing(bundle: Bundle) -> Timing:
+    """Return what the recorded verdict says of its own timing, which nobody can measure again."""
     try:
-        return from_json(path.read_bytes(), kind)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, ValueError) as error:
-        raise InputError(f"{path} is not what nettrace recorded: {error}") from error
+        return from_json(bundle.members[VERDICT_JSON], _Timed).timing
+    except (KeyError, msgspec.DecodeError, ValueError, RecursionError):
+        return Timing(total_s=0.0, collect_s=0.0, probe_s=0.0)
 
 
-def observe_again(run: Run, path: Path) -> Observation | None:
+def observe_again(run: Run, bundle: Bundle) -> Observation | None:
     """Find the run's packets in its capture again; None when the question was asked without a probe."""
     from nettrace.wire.link import ETHERNET
     from nettrace.wire.parse import parse_frame
     from nettrace.wire.pcapng import read_pcapng
-    from nettrace.wire.token import RunToken
+    from nettrace.wire.token import MAX_PROBES, SECRET_BYTES, RunToken
 
     if run.observation is None:
         return None
-
-    try:
-        capture = read_pcapng(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if CAPTURE not in bundle.members:
+        raise InputError(f"the bundle holds no {CAPTURE}, and its question was asked with a probe")
+    if len(run.observation.secret) != SECRET_BYTES or len(run.observation.sent) > MAX_PROBES:
+        raise InputError(f"{RUN} tells of a run that nettrace cannot have made")
+    capture = read_pcapng(bundle.members[CAPTURE])
     token = RunToken(
         secret=run.observation.secret,
         proto=run.flow.proto,
@@ -98,6 +126,11 @@ def observe_again(run: Run, path: Path) -> Observation | None:
     return replace(run.observation, sightings=tuple(sightings), frames=tuple(capture.frames))
 
 
+def new_question(before: Snapshot, flow: Flow) -> Recorded:
+    """Return a question that was not asked when the host was recorded, for the model alone to answer."""
+    return Recorded(run=Run(flow=flow), before=before, after=None, observation=None)
+
+
 def case_again(recorded: Recorded) -> Case:
     """Return what rules read of a recorded case: predicted and correlated again."""
     flow, observation = recorded.run.flow, recorded.observation
@@ -117,5 +150,49 @@ def case_again(recorded: Recorded) -> Case:
 def diagnose_again(recorded: Recorded) -> tuple[Verdict, Trace]:
     """Return the verdict of a recorded case, and the trace it stands on."""
     case = case_again(recorded)
-    timing = Timing(total_s=0.0, collect_s=0.0, probe_s=0.0)
-    return diagnose(case, timing=timing, version=__version__), case.trace
+    return diagnose(case, timing=recorded.timing, version=__version__), case.trace
+
+
+#: How much processor time a file may take: a recorded host of ordinary size needs a second.
+MAX_CPU_S = 60.0
+
+
+@contextlib.contextmanager
+def bounded(path: Path, *, cpu_s: float = MAX_CPU_S) -> Iterator[None]:
+    """Hold the work on a file from elsewhere to `cpu_s` seconds of processor time, and turn its nonsense into an error.
+
+    Within, InputError is raised when the time is over, and in place of what a snapshot provokes that contradicts
+    itself. NETTRACE_DEBUG=1 in the environment lets that through.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise InputError(f"{path} takes more than {cpu_s:.0f} s of computing: no recorded host does, so it is given up")
+
+    timed = threading.current_thread() is threading.main_thread()
+    former = signal.signal(signal.SIGVTALRM, stop) if timed else None
+    if timed:
+        # Again and again: a reader that expects broken text takes the first for one more of those.
+        signal.setitimer(signal.ITIMER_VIRTUAL, cpu_s, 0.1)
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        if os.environ.get("NETTRACE_DEBUG") == "1":
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(
+            f"{path} cannot be diagnosed: it holds what contradicts itself, or nettrace {__version__} has a defect ({what})"
+        ) from error
+    except MemoryError as error:
+        raise InputError(f"{path} needs more memory than there is") from error
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, former)

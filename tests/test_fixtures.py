@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from nettrace.bundle.format import Run
+from nettrace.bundle import read_bundle, write_folder
+from nettrace.bundle.format import VERDICT_JSON, VERDICT_TEXT, Run
 from nettrace.errors import InputError
 from nettrace.lab.record import RECIPES, case_toml, differences
 from nettrace.model.base import from_json, to_json
@@ -20,7 +22,7 @@ from nettrace.model.observe import Open
 from nettrace.model.snapshot import Snapshot
 from nettrace.render.json import render_json
 from nettrace.render.text import render_text
-from nettrace.replay import diagnose_again, read_case
+from nettrace.replay import diagnose_again, read_case, recorded
 
 CASES = Path(__file__).parent.parent / "fixtures" / "cases"
 SLUGS = sorted(path.name for path in CASES.iterdir())
@@ -37,14 +39,16 @@ def untimed(text: str) -> dict[str, Any]:
 
 @EVERY
 def test_the_replay_comes_to_the_recorded_verdict(slug: str, update_golden: bool) -> None:
-    recorded = read_case(CASES / slug)
-    verdict, _trace = diagnose_again(recorded)
-    text = render_json(verdict)
-    golden = CASES / slug / "verdict.json"
-    if update_golden and untimed(text) != untimed(golden.read_text()):
-        golden.write_text(text + "\n")
-        golden.with_suffix(".txt").write_text(render_text(verdict, color=False, width=100) + "\n")
-    assert untimed(text) == untimed(golden.read_text())
+    bundle = read_bundle(CASES / slug)
+    verdict, _trace = diagnose_again(recorded(bundle))
+    text, golden = render_json(verdict), bundle.members[VERDICT_JSON].decode()
+    if update_golden and untimed(text) != untimed(golden):
+        golden = text + "\n"
+        prose = render_text(verdict, color=False, width=100) + "\n"
+        members = {**bundle.members, VERDICT_JSON: golden.encode(), VERDICT_TEXT: prose.encode()}
+        write_folder(CASES / slug, replace(bundle, members=members))
+    assert untimed(text) == untimed(golden)
+    assert verdict.timing.total_s == json.loads(golden)["timing"]["total_s"]
 
 
 @EVERY
@@ -95,8 +99,24 @@ def copied(tmp_path: Path) -> Path:
 def test_a_damaged_case_is_refused(copied: Path, name: str) -> None:
     path = copied / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=name):
         read_case(copied)
+
+
+@pytest.mark.parametrize("name", ["run.json", "before.json", "after.json", "capture.pcapng"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 1_000_000, b"\n\r\r\n" + b"\xff" * 400, None])
+def test_a_damaged_part_is_refused_although_its_hash_is_right(name: str, content: bytes | None) -> None:
+    bundle = read_bundle(CASES / "healthy-out")
+    half = bundle.members[name][: len(bundle.members[name]) // 2]
+    with pytest.raises(InputError):
+        recorded(replace(bundle, members={**bundle.members, name: half if content is None else content}))
+
+
+def test_a_snapshot_of_the_future_is_refused() -> None:
+    bundle = read_bundle(CASES / "healthy-out")
+    newer = bundle.members["before.json"].replace(b"nettrace.snapshot/1", b"nettrace.snapshot/2")
+    with pytest.raises(InputError, match="later one"):
+        recorded(replace(bundle, members={**bundle.members, "before.json": newer}))
 
 
 @pytest.mark.parametrize("name", ["run.json", "before.json", "capture.pcapng"])

@@ -54,6 +54,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nettrace.collect": (*VOCABULARY, "nettrace.netns", "nettrace.lab.state"),
     "nettrace.bundle": (*VOCABULARY, "nettrace.wire"),
     "nettrace.replay": (*VOCABULARY, *ENGINE, "nettrace.bundle", "nettrace.wire", "probes"),
+    "nettrace.bundling": (*VOCABULARY, "nettrace.bundle", "nettrace.wire", "nettrace.render"),
     "nettrace.lab": (*VOCABULARY, *ENGINE, "nettrace.netns", "nettrace.bundle", "nettrace.replay", "probes"),
     # Composition roots: they put the parts together, and nobody imports them.
     "nettrace.lab.record": ("nettrace", "probes"),

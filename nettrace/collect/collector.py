@@ -23,6 +23,7 @@ from nettrace.model.flow import Flow, Proto
 from nettrace.model.intent import Container, Intent
 from nettrace.model.lookup import Lookup
 from nettrace.model.snapshot import Gap, Host, Link, Namespace, Snapshot
+from nettrace.model.texts import RawText
 from nettrace.netns import Netns, current, run_in
 
 __all__ = ["Collector"]
@@ -180,6 +181,10 @@ class Collector:
             gap = Gap(section="intent", netns=None, reason=str(error))
             self._lost += [] if gap in self._lost else [gap]
             return None
+
+    def engine_texts(self) -> tuple[RawText, ...]:
+        """Return what the engines say of themselves, for a human helper."""
+        return tuple(text for engine in self._intents.engines() for text in engine.read_texts())
 
     def intent(self, *, complete: bool = False) -> Intent:
         """Return what the engines meant; `complete` asks for the process and namespace of every running container."""

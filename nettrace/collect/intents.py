@@ -136,6 +136,11 @@ class Intents:
             for folder in engine.sandbox_folders():
                 self._places.list_folder(folder, sandboxes=True)
 
+    def engines(self) -> tuple[Engine, ...]:
+        """Return the engines that answered."""
+        self.all()
+        return tuple(self._engines)
+
     def matches(self, word: str) -> tuple[Container, ...]:
         """Return the containers that a word may mean: by name, by id, by the beginning of an id.
 

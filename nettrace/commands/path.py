@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,13 @@ from nettrace.model.flow import HEADER_BYTES, Flow, Proto
 from nettrace.model.verdict import EXIT_CODE, Timing, Verdict
 
 if TYPE_CHECKING:
+    from nettrace.bundle.format import Bundle
     from nettrace.collect import Collector
     from nettrace.model.intent import Container
     from nettrace.model.observe import Observation
     from nettrace.model.path import Trace
     from nettrace.model.snapshot import Snapshot
+    from nettrace.model.texts import RawText
     from probes.builder import BuildProbe
     from probes.plan import ProbePlan
 
@@ -82,6 +85,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     observation: Observation | None
     dports: tuple[int, ...] = ()
     tunnels: tuple[int, ...] = ()
+    texts: tuple[RawText, ...] = ()
 
 
 @click.command(epilog=EPILOG, short_help="Why can't SRC reach DST?")
@@ -111,7 +115,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schema nettrace.verdict/1).")
 @click.option("--pcap", type=click.Path(dir_okay=False, path_type=Path), help="Write what was captured, as pcapng.")
-@click.option("--record", type=click.Path(file_okay=False, path_type=Path), hidden=True)
+@click.option(
+    "--bundle",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep all that the answer stands on in a support bundle (.tar.gz), for `nettrace replay`.",
+)
 def command(
     src: str,
     dst: str,
@@ -125,7 +133,7 @@ def command(
     kernel_trace: bool,
     as_json: bool,
     pcap: Path | None,
-    record: Path | None,
+    bundle: Path | None,
 ) -> int:
     """Say where packets from SRC to DST stop, which kernel object stops them, and what mends it."""
     question = ask(
@@ -141,21 +149,22 @@ def command(
     )
     if pcap is not None and predict_only:
         raise UsageError("--pcap needs a probe, and --predict sends none; leave one of them out")
+    gather = gather_texts if bundle is not None else None
     if predict_only:
-        answer = answer_live(question, predict_only=True)
+        answer = answer_live(question, predict_only=True, gather=gather)
     else:
         from probes.builder import Builder
 
         check_capabilities(predict_only=False)
         be_polite()
         with Builder() as builder:
-            answer = answer_live(question, build=builder.build)
+            answer = answer_live(question, build=builder.build, gather=gather)
     if pcap is not None and answer.observation is not None:
         write_pcap(pcap, answer)
-    if record is not None:
-        from nettrace.lab.record import write_case
+    if bundle is not None:
+        from nettrace.bundle.archive import write_bundle
 
-        write_case(record, answer)
+        write_bundle(bundle, bundle_of(answer, question))
     show(answer.verdict, as_json=as_json)
     return EXIT_CODE[answer.verdict.outcome]
 
@@ -197,8 +206,17 @@ def ask(
     )
 
 
-def answer_live(question: Question, *, predict_only: bool = False, build: BuildProbe | None = None) -> Answer:
-    """Answer a question on this host: collect, predict, probe, correlate, diagnose. `build` makes the probes."""
+def answer_live(
+    question: Question,
+    *,
+    predict_only: bool = False,
+    build: BuildProbe | None = None,
+    gather: Callable[[Collector, Snapshot], tuple[RawText, ...]] | None = None,
+) -> Answer:
+    """Answer a question on this host: collect, predict, probe, correlate, diagnose.
+
+    `build` makes the probes; `gather` reads raw texts when everything else is done, while the namespaces are open.
+    """
     from nettrace.collect import Collector
 
     started = time.monotonic()
@@ -225,8 +243,9 @@ def answer_live(question: Question, *, predict_only: bool = False, build: BuildP
         observation = probe(collector, trace, planned, build) if planned is not None else None
         probed = time.monotonic()
         after = collector.read_after() if planned is not None else None
-    timing = (started, collected, probed)
-    answer = conclude(flow, before, after, trace, observation, timing=timing)
+        answer = conclude(flow, before, after, trace, observation, timing=(started, collected, probed))
+        if gather is not None:
+            answer = msgspec.structs.replace(answer, texts=gather(collector, after or before))
     if planned is None:
         return answer
     from probes.witness.session import wait_until_closed
@@ -421,13 +440,49 @@ def arp_types(answer: Answer) -> dict[str, int]:
     return types
 
 
+def gather_texts(collector: Collector, snapshot: Snapshot) -> tuple[RawText, ...]:
+    """Read the raw texts of every namespace of the answer, and of the engines."""
+    from nettrace.collect.texts import read_texts
+
+    return read_texts(collector, snapshot)
+
+
+def bundle_of(answer: Answer, question: Question) -> Bundle:
+    """Return an answer as a support bundle."""
+    from nettrace.bundle.format import Asked
+    from nettrace.bundling import bundle_of_answer
+
+    asked = Asked(
+        src=question.src,
+        dst=question.dst,
+        proto=question.proto.value,
+        port=question.port,
+        size=question.size,
+        family=question.family,
+        count=question.count,
+        timeout_s=question.timeout_s,
+        predict=answer.observation is None,
+    )
+    return bundle_of_answer(
+        asked=asked,
+        flow=answer.trace.flow,
+        verdict=answer.verdict,
+        before=answer.before,
+        after=answer.after,
+        observation=answer.observation,
+        arp_types=arp_types(answer),
+        dports=answer.dports,
+        tunnels=answer.tunnels,
+        texts=answer.texts,
+        took_s=answer.verdict.timing.total_s,
+    )
+
+
 def write_pcap(path: Path, answer: Answer) -> None:
     """Write the captured frames as pcapng, an interface per point; raises NettraceError when the file cannot be."""
-    from nettrace.render.view import headline
-    from nettrace.wire.pcapng import write_pcapng
+    from nettrace.bundling import capture_of
 
-    frames = answer.observation.frames if answer.observation is not None else ()
     try:
-        path.write_bytes(write_pcapng(frames, arp_types=arp_types(answer), text=headline(answer.verdict)))
+        path.write_bytes(capture_of(answer.verdict, answer.observation, arp_types(answer)))
     except OSError as error:
         raise NettraceError(f"cannot write {path}: {error.strerror}") from error

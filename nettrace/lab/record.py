@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
-from nettrace.bundle.format import Run
+from nettrace.bundle.archive import read_bundle, write_folder
+from nettrace.bundle.format import TEXTS, Bundle
 from nettrace.errors import LabError, NettraceError, UsageError
-from nettrace.model.base import Model, to_json
+from nettrace.model.base import Model
 
 if TYPE_CHECKING:
-    from nettrace.commands.path import Answer
     from nettrace.lab import Lab
 
-__all__ = ["CASES", "RECIPES", "Expected", "Recipe", "main", "record", "write_case"]
+__all__ = ["CASES", "RECIPES", "Expected", "Recipe", "main", "record", "without_texts"]
 
 #: Where cases are kept, below the folder that this is started in: the repository's.
 CASES = Path("fixtures/cases")
@@ -111,32 +111,9 @@ RECIPES: tuple[Recipe, ...] = (
 )
 
 
-def write_case(folder: Path, answer: Answer) -> None:
-    """Write a live answer as a case; what was in the folder before is replaced, but for its case.toml."""
-    from nettrace.commands.path import arp_types
-    from nettrace.render.json import render_json
-    from nettrace.render.text import render_text
-    from nettrace.wire.pcapng import write_pcapng
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("after.json", "capture.pcapng"):
-        (folder / name).unlink(missing_ok=True)
-    observation = answer.observation
-    run = Run(
-        flow=answer.trace.flow,
-        observation=replace(observation, sightings=(), frames=()) if observation is not None else None,
-        dports=answer.dports,
-        tunnels=answer.tunnels,
-        arp_types=arp_types(answer),
-    )
-    (folder / "run.json").write_bytes(to_json(run, indent=1) + b"\n")
-    (folder / "before.json").write_bytes(to_json(answer.before) + b"\n")
-    if answer.after is not None:
-        (folder / "after.json").write_bytes(to_json(answer.after) + b"\n")
-    if observation is not None:
-        (folder / "capture.pcapng").write_bytes(write_pcapng(observation.frames, arp_types=run.arp_types))
-    (folder / "verdict.json").write_text(render_json(answer.verdict) + "\n")
-    (folder / "verdict.txt").write_text(render_text(answer.verdict, color=False, width=100) + "\n")
+def without_texts(bundle: Bundle) -> Bundle:
+    """Return a bundle without the raw texts, which no replay reads and every recording writes differently."""
+    return replace(bundle, members={name: data for name, data in bundle.members.items() if not name.startswith(TEXTS)})
 
 
 def case_toml(recipe: Recipe, args: Sequence[str], engine: str | None) -> str:
@@ -170,15 +147,17 @@ def record(lab: Lab, recipe: Recipe, folder: Path) -> None:
         lab.break_fault(recipe.fault)
     try:
         with tempfile.TemporaryDirectory(prefix="nettrace-record-") as draft:
-            done = lab.nettrace([*args, "--json", "--record", draft])
+            path = Path(draft, "bundle.tar.gz")
+            done = lab.nettrace([*args, "--json", "--bundle", str(path)])
             if done.returncode not in (0, 1, 3):
                 raise LabError(f"{recipe.slug}: nettrace ended with {done.returncode}: {done.stderr.strip()}")
             differs = differences(recipe.expected, json.loads(done.stdout))
             if differs:
                 raise LabError(f"{recipe.slug}: not recorded, the answer is not the expected one: {differs}")
-            (Path(draft) / "case.toml").write_text(case_toml(recipe, args, lab.state.docker_version))
+            bundle = read_bundle(path)
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(draft, folder)
+            write_folder(folder, without_texts(bundle))
+            (folder / "case.toml").write_text(case_toml(recipe, args, lab.state.docker_version))
     finally:
         lab.mend()
 

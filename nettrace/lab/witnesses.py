@@ -167,12 +167,13 @@ def _ask(lab: Lab, fault: Fault) -> tuple[Row, str]:
     lab.break_fault(fault.name)
     try:
         with tempfile.TemporaryDirectory(prefix="nettrace-witnesses-") as folder:
-            done = lab.nettrace([*question, "--json", "--record", folder])
+            bundle = Path(folder, "bundle.tar.gz")
+            done = lab.nettrace([*question, "--json", "--bundle", str(bundle)])
             if done.returncode not in (0, 1, 3):
                 raise LabError(f"{fault.name}: nettrace ended with {done.returncode}: {done.stderr.strip()}")
             verdict = json.loads(done.stdout)
             host = f"Linux {verdict['host']['kernel']}"
-            return witness(fault.name, case_again(read_case(Path(folder))), verdict), host
+            return witness(fault.name, case_again(read_case(bundle)), verdict), host
     finally:
         lab.mend()
 

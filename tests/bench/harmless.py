@@ -168,10 +168,11 @@ def early(lab: Lab, runs: int) -> list[Row]:
         late = []
         for _ in range(runs):
             with tempfile.TemporaryDirectory() as folder:
-                done = lab.nettrace(["path", "app", "8.8.8.8", "--proto", proto.value, "--record", folder])
+                bundle = Path(folder, "bundle.tar.gz")
+                done = lab.nettrace(["path", "app", "8.8.8.8", "--proto", proto.value, "--bundle", str(bundle)])
                 if done.returncode not in (0, 1):
                     raise NettraceError(f"nettrace ended with {done.returncode}: {done.stderr.strip()}")
-                observation = read_case(Path(folder)).observation
+                observation = read_case(bundle).observation
                 assert observation is not None
                 late.append(late_ms(observation))
         lab.mend()

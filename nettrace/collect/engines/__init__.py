@@ -14,6 +14,7 @@ from typing import Protocol
 
 from nettrace.errors import EngineError
 from nettrace.model.intent import Container, Intent
+from nettrace.model.texts import RawText
 from nettrace.netns import Netns
 
 __all__ = ["Candidate", "Engine", "find_engines"]
@@ -41,6 +42,9 @@ class Engine(Protocol):
 
     def elsewhere(self, word: str) -> str | None:
         """Say where a container lives that is known to the engine but does not run on this host, else None."""
+
+    def read_texts(self) -> tuple[RawText, ...]:
+        """Return what a human helper wants to know of the engine: version, condition, networks; never raises."""
 
     def close(self) -> None:
         """Let go of connections; closing twice is harmless."""

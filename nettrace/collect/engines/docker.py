@@ -22,6 +22,7 @@ from nettrace.collect.proc import read_text
 from nettrace.errors import EngineError, NotFound
 from nettrace.model.base import IPAddress, IPInterface
 from nettrace.model.intent import Container, Endpoint, Engine, Intent, Network, PublishedPort, Subnet
+from nettrace.model.texts import RawText
 from nettrace.netns import Netns
 
 __all__ = [
@@ -225,6 +226,12 @@ class DockerEngine:
             if (identity and identity.startswith(word)) or name == word or word.startswith(f"{name}."):
                 return f"swarm node {task.get('NodeID')}"
         return None
+
+    def read_texts(self) -> tuple[RawText, ...]:
+        """Return what the engine says of itself and its networks, for a human helper."""
+        from nettrace.collect.engines.texts import engine_texts
+
+        return engine_texts(self.name, self._call)
 
     def close(self) -> None:
         """Close the SDK's connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nettrace.lab.state import LabState, state_dir
 from nettrace.model.intent import Container, Intent
+from nettrace.model.texts import RawText
 
 __all__ = ["LabEngine"]
 
@@ -32,6 +33,10 @@ class LabEngine:
     def elsewhere(self, word: str) -> str | None:
         """Return None: a lab is one host."""
         return None
+
+    def read_texts(self) -> tuple[RawText, ...]:
+        """Return nothing: all that there is to say is in the Intent."""
+        return ()
 
     def close(self) -> None:
         """Do nothing: there is no connection."""

@@ -1,0 +1,125 @@
+"""`nettrace replay FILE [SRC DST]`: the recorded question again, or a new one on the recorded host.
+
+Reads one file and nothing of the machine it runs on: no privilege, no engine, no namespace.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nettrace.errors import InputError, UsageError
+from nettrace.model.flow import Proto
+from nettrace.model.verdict import EXIT_CODE
+
+if TYPE_CHECKING:
+    from nettrace.bundle.format import Bundle
+    from nettrace.commands.path import Question
+    from nettrace.model.verdict import Verdict
+    from nettrace.replay import Recorded
+
+EPILOG = """\b
+Examples:
+  nettrace replay nettrace-box.tar.gz                     the recorded question, the same answer
+  nettrace replay nettrace-box.tar.gz web db --proto tcp --port 5432
+                                                          another question: what would happen on that host
+  nettrace replay nettrace-box.tar.gz --json | jq '.findings[0]'
+
+\b
+SRC and DST are named as for `nettrace path`, on the recorded host. A new question is answered by the model
+alone, as with `nettrace path --predict`: no packet can be sent to a file.
+
+\b
+Exit codes: 0 delivered, 1 stopped or degraded, 2 usage, 3 inconclusive, 4 the file cannot be read or does not
+hold what the question needs.
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Diagnose a bundle again, anywhere.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("src", required=False)
+@click.argument("dst", required=False)
+@click.option("--proto", type=click.Choice([each.value for each in Proto]), default="icmp", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), help="Destination port, for tcp and udp.")
+@click.option("--size", type=int, metavar="BYTES", help="IP length of the packet; it may not be fragmented (DF).")
+@click.option("-4", "family", flag_value=4, type=int, help="IPv4 only.")
+@click.option("-6", "family", flag_value=6, type=int, help="IPv6 only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schema nettrace.verdict/1).")
+@click.pass_context
+def command(
+    context: click.Context,
+    file: Path,
+    src: str | None,
+    dst: str | None,
+    proto: str,
+    port: int | None,
+    size: int | None,
+    family: int | None,
+    as_json: bool,
+) -> int:
+    """Diagnose the support bundle FILE: the question that was recorded in it, or a new one from SRC to DST."""
+    from nettrace.bundle.archive import read_bundle
+    from nettrace.commands.path import ask, show
+    from nettrace.replay import bounded
+
+    question = None
+    if src is not None:
+        if dst is None:
+            raise UsageError(f"a question has two ends: say where to, as in: nettrace replay {file} {src} 8.8.8.8")
+        question = ask(src, dst, proto=proto, port=port, size=size, family=family)
+    else:
+        _refuse_stray_options(context, file)
+    with bounded(file):
+        bundle = read_bundle(file)
+        verdict = answer_again(bundle) if question is None else answer_anew(bundle, question)
+        show(verdict, as_json=as_json)
+    return EXIT_CODE[verdict.outcome]
+
+
+def _refuse_stray_options(context: click.Context, file: Path) -> None:
+    """Refuse options that belong to a question when none is asked: the recorded one stays as it was."""
+    for name in ("proto", "port", "size", "family"):
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise UsageError(
+                f"the recorded question stays as it was asked, so --{name} changes nothing: leave it out, or ask a new "
+                f"question, as in: nettrace replay {file} SRC DST --{name} …"
+            )
+
+
+def answer_again(bundle: Bundle) -> Verdict:
+    """Return the answer to the recorded question; raises InputError when none was recorded."""
+    from nettrace.bundle.format import RUN
+    from nettrace.replay import diagnose_again, recorded
+
+    if RUN not in bundle.members:
+        raise InputError("no question was recorded, but the whole host: ask one, as in: nettrace replay FILE SRC DST")
+    return diagnose_again(recorded(bundle))[0]
+
+
+def answer_anew(bundle: Bundle, question: Question) -> Verdict:
+    """Return the model's answer to a new question on the recorded host."""
+    from nettrace.replay import diagnose_again
+
+    return diagnose_again(case_anew(bundle, question))[0]
+
+
+def case_anew(bundle: Bundle, question: Question) -> Recorded:
+    """Return a new question on the recorded host as a case; raises NotFound, Ambiguous, UsageError, InputError."""
+    from nettrace.commands.path import check_size
+    from nettrace.recorded import resolve_recorded
+    from nettrace.replay import new_question, snapshot_of
+
+    before = snapshot_of(bundle)
+    flow = resolve_recorded(
+        before,
+        question.src,
+        question.dst,
+        proto=question.proto,
+        dport=question.port,
+        size=question.size,
+        family=question.family,
+    )
+    check_size(flow)
+    return new_question(before, flow)
