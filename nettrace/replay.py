@@ -24,8 +24,8 @@ from nettrace.bundle.format import AFTER, BEFORE, CAPTURE, RUN, VERDICT_JSON, Bu
 from nettrace.correlate import correlate
 from nettrace.diagnose import diagnose
 from nettrace.errors import InputError
-from nettrace.model.base import Model, from_json
-from nettrace.model.flow import Flow
+from nettrace.model.base import IPAddress, Missing, Model, from_json
+from nettrace.model.flow import EndpointKind, Flow
 from nettrace.model.observe import Observation, Sighting
 from nettrace.model.path import Trace
 from nettrace.model.snapshot import SCHEMA, Snapshot
@@ -126,9 +126,20 @@ def observe_again(run: Run, bundle: Bundle) -> Observation | None:
     return replace(run.observation, sightings=tuple(sightings), frames=tuple(capture.frames))
 
 
+def names_of(bundle: Bundle) -> dict[str, IPAddress]:
+    """Return the names that the recorded question held, with the addresses that they stood for then."""
+    ends = (bundle.decode(RUN, Run).flow.dst,) if RUN in bundle.members else ()
+    return {end.name: end.address for end in ends if end.kind is EndpointKind.NAME and end.address is not None}
+
+
 def new_question(before: Snapshot, flow: Flow) -> Recorded:
-    """Return a question that was not asked when the host was recorded, for the model alone to answer."""
-    return Recorded(run=Run(flow=flow), before=before, after=None, observation=None)
+    """Return a question that was not asked when the host was recorded, for the model alone to answer.
+
+    Conntrack is read for the flow that is asked about, so of another flow's entries nothing is known.
+    """
+    unread: Missing = Missing(reason="entries of this flow were not recorded")
+    namespaces = tuple(replace(each, conntrack=unread) for each in before.namespaces)
+    return Recorded(run=Run(flow=flow), before=replace(before, namespaces=namespaces), after=None, observation=None)
 
 
 def case_again(recorded: Recorded) -> Case:
@@ -188,7 +199,7 @@ def bounded(path: Path, *, cpu_s: float = MAX_CPU_S) -> Iterator[None]:
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
-            f"{path} cannot be diagnosed: it holds what contradicts itself, or nettrace {__version__} has a defect ({what})"
+            f"{path} cannot be diagnosed: it holds what contradicts itself, or nettrace {__version__} does ({what})"
         ) from error
     except MemoryError as error:
         raise InputError(f"{path} needs more memory than there is") from error

@@ -54,6 +54,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nettrace.collect": (*VOCABULARY, "nettrace.netns", "nettrace.lab.state"),
     "nettrace.bundle": (*VOCABULARY, "nettrace.wire"),
     "nettrace.replay": (*VOCABULARY, *ENGINE, "nettrace.bundle", "nettrace.wire", "probes"),
+    "nettrace.recorded": (*VOCABULARY, "nettrace.predict"),
     "nettrace.bundling": (*VOCABULARY, "nettrace.bundle", "nettrace.wire", "nettrace.render"),
     "nettrace.lab": (*VOCABULARY, *ENGINE, "nettrace.netns", "nettrace.bundle", "nettrace.replay", "probes"),
     # Composition roots: they put the parts together, and nobody imports them.
@@ -66,7 +67,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 
 #: Parts that touch neither files, sockets, environment, processes, clock nor chance.
-PURE = ("nettrace.model", "nettrace.render", "nettrace.evaluation", "nettrace.topology", *ENGINE)
+PURE = ("nettrace.model", "nettrace.render", "nettrace.evaluation", "nettrace.topology", "nettrace.recorded", *ENGINE)
 
 #: All of the standard library that computes only. What is missing here does, or may do, something to the world.
 COMPUTES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from msgspec.structs import replace
@@ -27,6 +27,9 @@ from nettrace.model.texts import RawText
 from nettrace.netns import Netns, current, run_in
 
 __all__ = ["Collector"]
+
+#: Of a whole host, the rules of so many namespaces are listed at a time.
+AT_ONCE = 4
 
 
 class Collector:
@@ -172,6 +175,52 @@ class Collector:
                 self._channels.pop(ns.inode, None)
         self._taken_at_ns = time.time_ns()
         return self.snapshot()
+
+    def find_all(self) -> tuple[Netns, ...]:
+        """Find every namespace that has a name or a container in it, and hold it open; the host's comes first.
+
+        What dies meanwhile is left out, or a gap. Raises PrivilegeError.
+        """
+        for container in self._intents.all().containers:
+            if container.status in ("running", "paused"):
+                self._inspect(container)
+        self._look_around()
+        places = sorted(self._places.all(), key=lambda place: place.kind != "host")
+        return tuple(ns for place in places if (ns := self._places.pinned(place.inode)) is not None)
+
+    def everything(self, namespaces: Sequence[Netns], *, progress: Callable[[], None] | None = None) -> Snapshot:
+        """Read every table of many namespaces; `progress` is called after each. Raises PrivilegeError."""
+        for at in range(0, len(namespaces), AT_ONCE):
+            batch = [ns for ns in namespaces[at : at + AT_ONCE] if ns.inode not in self._read]
+            listings = self._begin(batch)
+            try:
+                for ns in batch:
+                    self._read_alone(ns, listings.pop(ns.inode, None))
+                    if progress is not None:
+                        progress()
+            finally:
+                for listing in listings.values():
+                    listing.cancel()
+        self._taken_at_ns = time.time_ns()
+        return self.snapshot()
+
+    def _read_alone(self, ns: Netns, listing: Listing | None) -> None:
+        """Read one of many namespaces, with a socket that is closed again: five hundred would be too many."""
+        place = self._places.get(ns.inode)
+        name, kind = (place.name, place.kind) if place is not None else (ns.label, "netns")
+        try:
+            with Channel(ns) as channel:
+                self._channels[ns.inode] = channel
+                self._read[ns.inode], self._gaps[ns.inode] = read_namespace(
+                    ns, channel, name=name, kind=kind, listing=listing
+                )
+                self._finish(ns)
+        except NamespaceGone as error:
+            if listing is not None:
+                listing.cancel()
+            self._lost.append(Gap(section="namespace", netns=name, reason=str(error)))
+        finally:
+            self._channels.pop(ns.inode, None)
 
     def _inspect(self, container: Container) -> Container | None:
         """Ask its engine for all of a container; None when it has gone, or the engine does not say."""

@@ -136,6 +136,45 @@ def command(
     bundle: Path | None,
 ) -> int:
     """Say where packets from SRC to DST stop, which kernel object stops them, and what mends it."""
+    return run(
+        src,
+        dst,
+        proto=proto,
+        port=port,
+        size=size,
+        family=family,
+        count=count,
+        timeout_s=timeout_s,
+        predict_only=predict_only,
+        kernel_trace=kernel_trace,
+        as_json=as_json,
+        pcap=pcap,
+        bundle=bundle,
+    )
+
+
+def run(
+    src: str,
+    dst: str,
+    *,
+    proto: str,
+    port: int | None,
+    size: int | None,
+    family: int | None,
+    count: int,
+    timeout_s: float,
+    predict_only: bool,
+    kernel_trace: bool,
+    as_json: bool,
+    pcap: Path | None,
+    bundle: Path | None,
+    replace: bool = True,
+    announce: bool = False,
+) -> int:
+    """Ask, write what is to be kept, print the answer, and return the exit code.
+
+    `replace`: the bundle may take the place of a file; `announce`: say on stderr where it was written.
+    """
     question = ask(
         src,
         dst,
@@ -164,7 +203,9 @@ def command(
     if bundle is not None:
         from nettrace.bundle.archive import write_bundle
 
-        write_bundle(bundle, bundle_of(answer, question))
+        write_bundle(bundle, bundle_of(answer, question), replace=replace)
+        if announce:
+            click.echo(f"wrote {bundle} ({bundle.stat().st_size / 1000:.0f} kB)", err=True)
     show(answer.verdict, as_json=as_json)
     return EXIT_CODE[answer.verdict.outcome]
 

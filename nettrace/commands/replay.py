@@ -107,19 +107,21 @@ def answer_anew(bundle: Bundle, question: Question) -> Verdict:
 
 def case_anew(bundle: Bundle, question: Question) -> Recorded:
     """Return a new question on the recorded host as a case; raises NotFound, Ambiguous, UsageError, InputError."""
+    from nettrace.collect.resolve import parse_endpoint
     from nettrace.commands.path import check_size
     from nettrace.recorded import resolve_recorded
-    from nettrace.replay import new_question, snapshot_of
+    from nettrace.replay import names_of, new_question, snapshot_of
 
     before = snapshot_of(bundle)
     flow = resolve_recorded(
         before,
-        question.src,
-        question.dst,
+        parse_endpoint(question.src),
+        parse_endpoint(question.dst),
         proto=question.proto,
         dport=question.port,
         size=question.size,
         family=question.family,
+        names=names_of(bundle),
     )
     check_size(flow)
     return new_question(before, flow)

@@ -37,7 +37,7 @@ def command(as_json: bool, form: str) -> int:
     from nettrace.collect import Collector
     from nettrace.topology import topology
 
-    _allow_many_files()
+    allow_many_files()
     with Collector() as collector:
         snapshot = collector.outline()
     found = topology(snapshot)
@@ -55,7 +55,7 @@ def command(as_json: bool, form: str) -> int:
     return 0
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """Raise the soft limit of open files to the hard one: each namespace is held open by a descriptor."""
     import resource
 

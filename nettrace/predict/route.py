@@ -60,8 +60,10 @@ def lookup(
         if not rule_matches(rule, packet, iif=iif, oif=view.links[oif].name if oif in view.links else None, src=src):
             continue
         if rule.action == "goto":
-            # A goto without a rule of that priority is unresolved, and passed over (fib_rules_lookup).
-            index = next((at for at, each in enumerate(by_priority) if each.priority == rule.goto), index)
+            # A goto without a rule of that priority is unresolved, and passed over (fib_rules_lookup); one that leads
+            # back is refused when it is made (fib_nl_newrule), so none does.
+            later = range(index, len(by_priority))
+            index = next((at for at in later if by_priority[at].priority == rule.goto), index)
             continue
         if rule.action == "nop":
             continue
