@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,16 @@ def ask(askers: dict[str, Asker], lab: Lab, *args: str) -> Said:
     return said
 
 
+def ask_and_replay(askers: dict[str, Asker], lab: Lab, *args: str) -> Said:
+    """Ask, and hold the replay of the answer's own bundle to the same document and exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = f"{folder}/bundle.tar.gz"
+        said = ask(askers, lab, *args, "--bundle", bundle)
+        again = asker_of(askers, lab).ask(["replay", bundle, "--json"])
+    assert (again.code, again.out, again.err) == (said.code, said.out, "")
+    return said
+
+
 def delivered(said: Said) -> None:
     verdict = said.verdict
     assert (said.code, verdict["outcome"], verdict["stop"]) == (0, "delivered", None), codes(said)
@@ -90,7 +101,7 @@ def named_and_mended(askers: dict[str, Asker], lab: Lab, fault: Fault) -> None:
     lab.prepare(fault.name)
     question = lab.flow_of(fault.name)
     lab.break_fault(fault.name)
-    said = ask(askers, lab, *question)
+    said = ask_and_replay(askers, lab, *question)
     known = rule_of(fault.code)
     if known is not None and known.severity is Severity.WARNING:
         assert (said.code, said.verdict["outcome"], fault.code in codes(said)) == (0, "delivered", True), codes(said)
@@ -145,21 +156,21 @@ HEALTHY = {
 def test_a_healthy_flow_of_a_docker_lab_is_delivered(
     docker_lab: Lab, askers: dict[str, Asker], args: tuple[str, ...]
 ) -> None:
-    delivered(ask(askers, docker_lab, "path", *args))
+    delivered(ask_and_replay(askers, docker_lab, "path", *args))
 
 
 @pytest.mark.parametrize("args", HEALTHY.values(), ids=HEALTHY)
 def test_a_healthy_flow_of_the_plain_lab_is_delivered(
     plain_lab: Lab, askers: dict[str, Asker], args: tuple[str, ...]
 ) -> None:
-    delivered(ask(askers, plain_lab, "path", *args))
+    delivered(ask_and_replay(askers, plain_lab, "path", *args))
 
 
 def test_some_lost_probes_are_not_called_health(plain_lab: Lab, askers: dict[str, Asker]) -> None:
     match = "-p icmp -m limit --limit 1/hour --limit-burst 2 -j ACCEPT"
     plain_lab.check(["sh", "-c", f"iptables -I FORWARD -i docker0 {match}; iptables -I FORWARD 2 -i docker0 -j DROP"])
     try:
-        said = ask(askers, plain_lab, "path", "app", "8.8.8.8", "--count", "5")
+        said = ask_and_replay(askers, plain_lab, "path", "app", "8.8.8.8", "--count", "5")
     finally:
         plain_lab.check(["sh", "-c", f"iptables -D FORWARD -i docker0 {match}; iptables -D FORWARD -i docker0 -j DROP"])
     assert (said.code, said.verdict["outcome"]) == (1, "degraded")

@@ -86,10 +86,15 @@ def serve() -> None:
     import docker  # noqa: F401
     import pyroute2  # noqa: F401
 
-    import nettrace.collect
+    import nettrace.bundling
+    import nettrace.collect.engines.texts
+    import nettrace.collect.texts
     import nettrace.commands.path
+    import nettrace.commands.replay
     import nettrace.diagnose
     import nettrace.render.json
+    import nettrace.render.text
+    import nettrace.replay
     import nettrace.wire.build
     import probes.driver  # noqa: F401
 
