@@ -28,7 +28,7 @@ from nettrace.model.flow import Flow
 from nettrace.model.observe import Observation, SightingKind
 from nettrace.model.path import Direction
 from nettrace.model.snapshot import Snapshot
-from nettrace.model.texts import RawText
+from nettrace.model.texts import RawText, open_options
 from nettrace.model.verdict import Hop, Verdict
 
 __all__ = ["bundle_of_answer", "bundle_of_host", "capture_of", "default_name", "frame_comments"]
@@ -106,9 +106,9 @@ def bundle_of_answer(
         tunnels=tuple(tunnels),
         arp_types=dict(arp_types),
     )
-    members = {RUN: to_json(run, indent=1) + b"\n", BEFORE: to_json(before) + b"\n"}
+    members = {RUN: to_json(run, indent=1) + b"\n", BEFORE: to_json(_shareable(before)) + b"\n"}
     if after is not None:
-        members[AFTER] = to_json(after) + b"\n"
+        members[AFTER] = to_json(_shareable(after)) + b"\n"
     if observation is not None:
         members[CAPTURE] = capture_of(verdict, observation, arp_types)
     members[VERDICT_JSON] = render_json(verdict).encode() + b"\n"
@@ -118,7 +118,7 @@ def bundle_of_answer(
 
 def bundle_of_host(snapshot: Snapshot, *, texts: Sequence[RawText] = (), took_s: float = 0.0) -> Bundle:
     """Return a whole host as a bundle: one snapshot, and the texts given; no question was asked."""
-    return _bundle({BEFORE: to_json(snapshot) + b"\n"}, snapshot, None, texts, took_s)
+    return _bundle({BEFORE: to_json(_shareable(snapshot)) + b"\n"}, snapshot, None, texts, took_s)
 
 
 def _bundle(
@@ -131,11 +131,8 @@ def _bundle(
     for each in texts:
         if each.text is not None:
             members.setdefault(text_name(each.owner, each.name), each.text.encode("utf-8", "replace"))
-    cut = (Cut(what=f"{each.owner}: {each.name}", reason=each.reason) for each in texts if each.reason is not None)
-    gaps = (
-        Cut(what=f"{gap.netns}: {gap.section}" if gap.netns else gap.section, reason=gap.reason)
-        for gap in dict.fromkeys(snapshot.gaps)
-    )
+    lacking = [(gap.netns, gap.section, gap.reason) for gap in dict.fromkeys(snapshot.gaps)]
+    lacking += [(each.owner, each.name, each.reason) for each in texts if each.reason is not None]
     manifest = Manifest(
         created_at_ns=snapshot.taken_at_ns,
         hostname=snapshot.host.hostname,
@@ -144,10 +141,33 @@ def _bundle(
         question=asked,
         read=tuple(f"{each.kind} {each.name}" if each.kind != "host" else "host" for each in snapshot.namespaces),
         took_s=round(took_s, 3),
-        cut=(*gaps, *cut),
+        cut=_cuts(lacking),
     )
     bundle = Bundle(manifest=manifest, members=members)
     return replace(bundle, manifest=bundle.sealed())
+
+
+#: Of places that lack the same for the same reason, so many are named.
+_NAMED = 5
+
+
+def _cuts(lacking: Sequence[tuple[str | None, str, str]]) -> tuple[Cut, ...]:
+    """Return what is lacking, as (place, what, reason), with places that lack the same told together."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for place, what, reason in lacking:
+        places.setdefault((what, reason), []).extend([place] if place is not None else [])
+    cuts = []
+    for (what, reason), where in places.items():
+        more = f" and {len(where) - _NAMED} more" if len(where) > _NAMED else ""
+        told = f"{', '.join(where[:_NAMED])}{more}: {what}" if where else what
+        cuts.append(Cut(what=told, reason=reason))
+    return tuple(cuts)
+
+
+def _shareable(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot without options of foreign network drivers, which may hold anything."""
+    networks = tuple(replace(each, options=open_options(each.options)) for each in snapshot.intent.networks)
+    return replace(snapshot, intent=replace(snapshot.intent, networks=networks))
 
 
 def default_name(hostname: str) -> str:

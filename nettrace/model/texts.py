@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nettrace.model.base import Model
 
 
@@ -15,3 +17,16 @@ class RawText(Model):
     name: str
     text: str | None = None
     reason: str | None = None
+
+
+#: Options of the engines' own network drivers; those of a foreign driver may hold anything, passwords too.
+OPEN_OPTIONS = {
+    *("parent", "macvlan_mode", "ipvlan_mode", "ipvlan_flag", "encrypted", "mtu", "vlan", "mode", "isolate", "metric"),
+    *("no_default_route", "interface_name", "vrf"),
+}
+OPEN_PREFIX = "com.docker.network."
+
+
+def open_options(options: Mapping[str, str]) -> dict[str, str]:
+    """Return of a network's driver options those that may leave the host."""
+    return {key: value for key, value in options.items() if key in OPEN_OPTIONS or key.startswith(OPEN_PREFIX)}

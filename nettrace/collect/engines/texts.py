@@ -11,29 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nettrace.errors import EngineError, NotFound
-from nettrace.model.texts import RawText
+from nettrace.model.texts import RawText, open_options
 
-__all__ = ["ALLOWED_OPTIONS", "MAX_NETWORKS", "engine_texts", "kept"]
+__all__ = ["MAX_NETWORKS", "engine_texts", "kept", "network"]
 
 #: A field's name to what of it is kept: True for a plain value or a list of such, a further table for an object (or
 #: a list of objects), "*" for every key of a map.
 Allowed = Mapping[str, "bool | Allowed"]
-
-#: Options of Docker's own network drivers.
-ALLOWED_OPTIONS = (
-    "com.docker.network.",
-    "parent",
-    "macvlan_mode",
-    "ipvlan_mode",
-    "ipvlan_flag",
-    "encrypted",
-    "mtu",
-    "vlan",
-    "mode",
-    "isolate",
-    "metric",
-    "no_default_route",
-)
 
 NETWORK: Allowed = {
     "Name": True,
@@ -171,7 +155,7 @@ def network(answer: Any) -> dict[str, Any]:
     found: dict[str, Any] = kept(answer, NETWORK) or {}
     options = found.get("Options")
     if isinstance(options, dict):
-        found["Options"] = {key: value for key, value in options.items() if key.startswith(ALLOWED_OPTIONS)}
+        found["Options"] = open_options(options)
     return found
 
 
