@@ -28,7 +28,7 @@ from nettrace.model.base import IPAddress, Missing, Model, from_json
 from nettrace.model.flow import EndpointKind, Flow
 from nettrace.model.observe import Observation, Sighting
 from nettrace.model.path import Trace
-from nettrace.model.snapshot import SCHEMA, Snapshot
+from nettrace.model.snapshot import SCHEMA, Gap, Snapshot
 from nettrace.model.verdict import Timing, Verdict
 from nettrace.predict import predict
 from nettrace.rules.case import Case
@@ -144,8 +144,8 @@ def new_question(before: Snapshot, flow: Flow) -> Recorded:
 
 def case_again(recorded: Recorded) -> Case:
     """Return what rules read of a recorded case: predicted and correlated again."""
-    flow, observation = recorded.run.flow, recorded.observation
-    trace = predict(recorded.before, flow)
+    flow = recorded.run.flow
+    trace, observation = _on_the_way(predict(recorded.before, flow), recorded.observation)
     looked = (recorded.before, recorded.after) if recorded.after is not None else (recorded.before,)
     told = passings(observation.testimony, *looked) if observation is not None else ()
     return Case(
@@ -156,6 +156,21 @@ def case_again(recorded: Recorded) -> Case:
         correlation=correlate(trace, observation, told),
         observation=observation,
     )
+
+
+def _on_the_way(trace: Trace, observation: Observation | None) -> tuple[Trace, Observation | None]:
+    """Leave out what was seen at points that are none of the trace's, and say so among its gaps.
+
+    A model that has learnt since may send the packet another way than the one that was listened at.
+    """
+    known = {point.id for point in trace.points}
+    elsewhere = sorted({each.point for each in observation.sightings} - known) if observation is not None else []
+    if observation is None or not elsewhere:
+        return trace, observation
+    reason = f"packets were captured at {', '.join(elsewhere)}, by which this model does not expect them to go"
+    gap = Gap(section="capture", netns=None, reason=reason)
+    kept = tuple(each for each in observation.sightings if each.point in known)
+    return replace(trace, gaps=(*trace.gaps, gap)), replace(observation, sightings=kept)
 
 
 def diagnose_again(recorded: Recorded) -> tuple[Verdict, Trace]:

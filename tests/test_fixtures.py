@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from nettrace.bundle import read_bundle, write_folder
 from nettrace.bundle.format import VERDICT_JSON, VERDICT_TEXT, Run
 from nettrace.errors import InputError
-from nettrace.lab.record import RECIPES, case_toml, differences
+from nettrace.lab.record import RECIPES, case_toml, differences, seal
 from nettrace.model.base import from_json, to_json
 from nettrace.model.observe import Open
 from nettrace.model.snapshot import Snapshot
@@ -39,6 +39,8 @@ def untimed(text: str) -> dict[str, Any]:
 
 @EVERY
 def test_the_replay_comes_to_the_recorded_verdict(slug: str, update_golden: bool) -> None:
+    if update_golden:
+        seal(CASES / slug)
     bundle = read_bundle(CASES / slug)
     verdict, _trace = diagnose_again(recorded(bundle))
     text, golden = render_json(verdict), bundle.members[VERDICT_JSON].decode()

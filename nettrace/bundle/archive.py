@@ -345,11 +345,15 @@ def _pack(bundle: Bundle) -> bytes:
     return b"".join([*(packer.compress(part) for part in parts), packer.flush()])
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def write_folder(path: Path, bundle: Bundle) -> None:
     """Write a bundle's members into a folder, which is made when it is not there; files of other names stay.
 
-    Nothing is followed or overwritten through a link: each file is written beside its place and renamed. Raises
-    NettraceError.
+    The owner alone may read what is made. Nothing is followed or overwritten through a link: each file is written
+    beside its place and renamed. Raises NettraceError.
     """
     sealed = msgspec.structs.replace(bundle, manifest=bundle.sealed())
     try:
@@ -365,7 +369,7 @@ def write_folder(path: Path, bundle: Bundle) -> None:
             draft = target.with_name(f".{target.name}.part")
             with contextlib.suppress(FileNotFoundError):
                 draft.unlink()
-            with open(draft, "xb") as file:
+            with open(draft, "xb", opener=_private) as file:
                 file.write(content)
             draft.replace(target)
     except OSError as error:

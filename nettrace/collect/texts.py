@@ -25,7 +25,7 @@ from nettrace.netns import run_in
 if TYPE_CHECKING:
     from nettrace.collect.collector import Collector
 
-__all__ = ["MAX_BYTES", "TOOL_S", "from_snapshot", "read_texts", "run_tools"]
+__all__ = ["MAX_BYTES", "TOOL_S", "from_snapshot", "read_texts", "run_tools", "start_tool"]
 
 #: Name of a listing, and the command that prints it.
 LISTINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -102,7 +102,7 @@ def from_snapshot(namespace: Namespace) -> list[RawText]:
 
 
 def _read_batch(collector: Collector, batch: Sequence[Namespace]) -> list[RawText]:
-    children: list[_Child] = []
+    children: list[Child] = []
     found: list[RawText] = []
     try:
         for each in batch:
@@ -110,7 +110,7 @@ def _read_batch(collector: Collector, batch: Sequence[Namespace]) -> list[RawTex
             def start(each: Namespace = each) -> None:
                 # One by one, so that those that were started are ended whatever happens.
                 for name, argv in _wanted(each):
-                    children.append(_Child(each.name, name, argv))
+                    children.append(start_tool(each.name, name, argv))
                 found.append(_conntrack(each.name))
 
             try:
@@ -152,7 +152,7 @@ def _conntrack(owner: str) -> RawText:
     return RawText(owner=owner, name="conntrack-summary.txt", text="".join(lines))
 
 
-class _Child:
+class Child:
     """One tool on its way, started in the namespace of the caller."""
 
     def __init__(self, owner: str, name: str, argv: Sequence[str]) -> None:
@@ -212,7 +212,12 @@ class _Child:
         return RawText(owner=self.owner, name=self.name, text=text, reason=self.reason)
 
 
-def run_tools(children: Sequence[_Child], *, timeout_s: float = TOOL_S) -> list[RawText]:
+def start_tool(owner: str, name: str, argv: Sequence[str]) -> Child:
+    """Start a tool in the namespace of the caller."""
+    return Child(owner, name, argv)
+
+
+def run_tools(children: Sequence[Child], *, timeout_s: float = TOOL_S) -> list[RawText]:
     """Wait for tools together, for `timeout_s` at most, and return what they printed."""
     ends = time.monotonic() + timeout_s
     with selectors.DefaultSelector() as selector:
@@ -227,5 +232,5 @@ def run_tools(children: Sequence[_Child], *, timeout_s: float = TOOL_S) -> list[
                 if not key.data.take():
                     selector.unregister(key.fileobj)
         for key in list(selector.get_map().values()):
-            key.data.reason = f"`{key.data.what}` did not end within {timeout_s:.0f} s"
+            key.data.reason = f"`{key.data.what}` did not end within {timeout_s:g} s"
     return [child.result() for child in children]

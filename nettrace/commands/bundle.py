@@ -302,7 +302,7 @@ def extract(file: Path, directory: Path | None) -> int:
     for suffix in (".gz", ".tar", ".tgz"):
         name = name.removesuffix(suffix)
     folder = directory if directory is not None else Path(name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise NettraceError(f"{folder} exists and is not an empty folder: name a new one with -C")
     write_folder(folder, bundle)
     click.echo(str(folder))

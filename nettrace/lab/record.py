@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Literal
 from msgspec.structs import replace
 
 from nettrace.bundle.archive import read_bundle, write_folder
-from nettrace.bundle.format import TEXTS, Bundle
+from nettrace.bundle.format import MANIFEST, TEXTS, Bundle, decode_manifest
 from nettrace.errors import LabError, NettraceError, UsageError
 from nettrace.model.base import Model
 
 if TYPE_CHECKING:
     from nettrace.lab import Lab
 
-__all__ = ["CASES", "RECIPES", "Expected", "Recipe", "main", "record", "without_texts"]
+__all__ = ["CASES", "RECIPES", "Expected", "Recipe", "main", "record", "seal", "without_texts"]
 
 #: Where cases are kept, below the folder that this is started in: the repository's.
 CASES = Path("fixtures/cases")
@@ -114,6 +114,13 @@ RECIPES: tuple[Recipe, ...] = (
 def without_texts(bundle: Bundle) -> Bundle:
     """Return a bundle without the raw texts, which no replay reads and every recording writes differently."""
     return replace(bundle, members={name: data for name, data in bundle.members.items() if not name.startswith(TEXTS)})
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a case anew, after its members were changed by hand or by a merge."""
+    manifest = decode_manifest((folder / MANIFEST).read_bytes())
+    names = [each.name for each in manifest.members]
+    write_folder(folder, Bundle(manifest=manifest, members={name: (folder / name).read_bytes() for name in names}))
 
 
 def case_toml(recipe: Recipe, args: Sequence[str], engine: str | None) -> str:
