@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from nettrace.errors import Ambiguous, NotFound, UsageError
 from nettrace.model.base import IPAddress, Model, rows
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd, Packet, Proto
@@ -18,7 +20,7 @@ from nettrace.model.snapshot import Address, Namespace, Snapshot
 from nettrace.predict.route import choose_source, lookup
 from nettrace.predict.world import View
 
-__all__ = ["resolve_recorded"]
+__all__ = ["RecordedHost", "resolve_recorded"]
 
 #: As many characters of an id as engines print; a word this long is meant as an id.
 SHORT_ID = 12
@@ -51,6 +53,40 @@ class _End(Model):
         """Return the end as the flow shows it."""
         identity = self.container.id if self.container is not None and self.kind is EndpointKind.CONTAINER else None
         return FlowEnd(kind=self.kind, name=self.name, id=identity, netns=self.netns, address=address)
+
+
+class RecordedHost:
+    """Gives out a recorded host namespace by namespace, as the collector reads a live one.
+
+    What a whole host holds besides the flow's way would else be taken for a part of it.
+    """
+
+    def __init__(self, snapshot: Snapshot, flow: Flow) -> None:
+        self._whole = snapshot
+        self._flow = flow
+        self._read: list[int] = []
+        self.host_netns = snapshot.host_netns
+
+    def read(self, netns: int) -> bool:
+        """Take a namespace into the snapshot; False when it was not recorded. The first call takes the flow's all."""
+        if netns in self._read:
+            return True
+        ends = (self._flow.src.netns, self.host_netns, self._flow.dst.netns) if not self._read else ()
+        for each in dict.fromkeys((netns, *ends)):
+            if each is not None and self._whole.namespace(each) is not None:
+                self._read.append(each)
+        return netns in self._read
+
+    def read_container(self, container: Container) -> bool:
+        """Take a container's namespace into the snapshot; True when it was not there before."""
+        return container.netns is not None and container.netns not in self._read and self.read(container.netns)
+
+    def snapshot(self) -> Snapshot:
+        """Return what was taken so far, with the gaps of that."""
+        namespaces = tuple(ns for each in self._read if (ns := self._whole.namespace(each)) is not None)
+        names = {each.name for each in namespaces} | {None}
+        gaps = tuple(each for each in self._whole.gaps if each.netns in names)
+        return replace(self._whole, namespaces=namespaces, gaps=gaps)
 
 
 def resolve_recorded(

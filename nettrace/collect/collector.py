@@ -89,6 +89,11 @@ class Collector:
         self._gaps.clear()
         return self._flow
 
+    @property
+    def host_netns(self) -> int:
+        """Inode of the host's namespace."""
+        return self.host.inode
+
     def netns(self, inode: int) -> Netns:
         """Return a namespace held open; raises NamespaceGone when it cannot be found (any more)."""
         ns = self._find(inode)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nettrace.model.path import Trace
     from nettrace.model.snapshot import Snapshot
     from nettrace.model.texts import RawText
+    from nettrace.recorded import RecordedHost
     from probes.builder import BuildProbe
     from probes.plan import ProbePlan
 
@@ -326,17 +327,17 @@ def check_size(flow: Flow) -> None:
         )
 
 
-def look(collector: Collector, flow: Flow) -> tuple[Snapshot, Trace]:
+def look(collector: Collector | RecordedHost, flow: Flow) -> tuple[Snapshot, Trace]:
     """Read the namespaces on the way, until the walk needs no more of them."""
     from nettrace.predict import predict
 
-    for netns in (flow.src.netns, collector.host.inode, flow.dst.netns):
+    for netns in (flow.src.netns, collector.host_netns, flow.dst.netns):
         if netns is not None:
             collector.read(netns)
     for container in collector.snapshot().intent.containers:
         # The packet should get there even where a broken rule leads the walk elsewhere: remedies are proved with it.
         meant = any((port.host_port, port.proto) == (flow.dport, flow.proto.value) for port in container.ports)
-        if meant and flow.dst.netns in (None, collector.host.inode):
+        if meant and flow.dst.netns in (None, collector.host_netns):
             collector.read_container(container)
     before = collector.snapshot()
     trace = predict(before, flow)

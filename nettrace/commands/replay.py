@@ -108,8 +108,8 @@ def answer_anew(bundle: Bundle, question: Question) -> Verdict:
 def case_anew(bundle: Bundle, question: Question) -> Recorded:
     """Return a new question on the recorded host as a case; raises NotFound, Ambiguous, UsageError, InputError."""
     from nettrace.collect.resolve import parse_endpoint
-    from nettrace.commands.path import check_size
-    from nettrace.recorded import resolve_recorded
+    from nettrace.commands.path import check_size, look
+    from nettrace.recorded import RecordedHost, resolve_recorded
     from nettrace.replay import names_of, new_question, snapshot_of
 
     before = snapshot_of(bundle)
@@ -124,4 +124,5 @@ def case_anew(bundle: Bundle, question: Question) -> Recorded:
         names=names_of(bundle),
     )
     check_size(flow)
-    return new_question(before, flow)
+    seen, _trace = look(RecordedHost(before, flow), flow)
+    return new_question(seen, flow)
