@@ -198,6 +198,7 @@ def main() -> int:
     parts = {
         "netfilter": rows_of("netfilter.py"),
         "rules": rows_of("rules.py"),
+        "bundles": rows_of("bundles.py"),
         "harmless": rows_of("harmless.py", "--engine", args.engine),
     }
     if args.json:
