@@ -65,8 +65,8 @@ MAX_MEMBERS = 20_000
 MAX_MEMBER_BYTES = 48 << 20
 MAX_TOTAL_BYTES = 96 << 20
 #: The most objects and values that a JSON member may hold: what decoding them costs is bounded by their number.
-MAX_OBJECTS = 400_000
-MAX_VALUES = 3_000_000
+MAX_OBJECTS = 250_000
+MAX_VALUES = 2_500_000
 
 #: Longest integer that any table of the kernel holds, in digits (2^64 has 20).
 MAX_DIGITS = 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -76,12 +77,10 @@ def create(src: str | None, dst: str | None, output: Path | None, force: bool, a
     from nettrace.bundling import default_name
 
     path = output if output is not None else Path(default_name(socket.gethostname()))
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - as those below: a folder that may not be looked into is no error yet
         raise UsageError(f"{path} is a folder: name a file with -o, as in -o {path / default_name('host')}")
-    if output is None and not force and path.exists():
+    if output is None and not force and os.path.lexists(path):
         raise NettraceError(f"{path} exists: choose another name with -o, or replace it with --force")
-    if not path.absolute().parent.is_dir():
-        raise NettraceError(f"cannot write {path}: there is no folder {path.absolute().parent}")
     replace = force or output is not None
     if src is None:
         return _create_of_host(path, replace=replace, as_json=as_json, options=options)
@@ -100,6 +99,8 @@ def _create_of_host(path: Path, *, replace: bool, as_json: bool, options: dict[s
             )
     from nettrace.bundle.archive import write_bundle
 
+    path_command.check_capabilities(predict_only=True, command="bundle")
+    path_command.check_folder(path)
     bundle = record_host()
     write_bundle(path, bundle, replace=replace)
     if as_json:
@@ -119,7 +120,6 @@ def record_host() -> Bundle:
     from nettrace.commands.topo import allow_many_files
 
     started = time.monotonic()
-    path_command.check_capabilities(predict_only=True)
     path_command.be_polite()
     allow_many_files()
     with Collector() as collector:
@@ -302,7 +302,11 @@ def extract(file: Path, directory: Path | None) -> int:
     for suffix in (".gz", ".tar", ".tgz"):
         name = name.removesuffix(suffix)
     folder = directory if directory is not None else Path(name)
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+    try:
+        taken = os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise NettraceError(f"cannot look into {folder}: {error.strerror}") from error
+    if taken:
         raise NettraceError(f"{folder} exists and is not an empty folder: name a new one with -C")
     write_folder(folder, bundle)
     click.echo(str(folder))

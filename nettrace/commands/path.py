@@ -187,6 +187,8 @@ def run(
         timeout_s=timeout_s,
         kernel_trace=kernel_trace,
     )
+    if bundle is not None:
+        check_folder(bundle)
     if pcap is not None and predict_only:
         raise UsageError("--pcap needs a probe, and --predict sends none; leave one of them out")
     gather = gather_texts if bundle is not None else None
@@ -308,14 +310,16 @@ def be_polite() -> None:
             os.nice(POLITENESS)
 
 
-def check_capabilities(*, predict_only: bool) -> None:
+def check_capabilities(*, predict_only: bool, command: str = "path") -> None:
     """Raise PrivilegeError when the process lacks a capability that the question needs."""
     with Path("/proc/self/status").open() as status:
         held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
     needed = CAPABILITIES if predict_only else {**CAPABILITIES, **PROBE_CAPABILITIES}
     lacking = [name for name, bit in needed.items() if not held >> bit & 1]
     if lacking:
-        raise PrivilegeError(f"nettrace path lacks {', '.join(lacking)}: run it as root, as in: sudo nettrace path …")
+        raise PrivilegeError(
+            f"nettrace {command} lacks {', '.join(lacking)}: run it as root, as in: sudo nettrace {command} …"
+        )
 
 
 def check_size(flow: Flow) -> None:
@@ -480,6 +484,13 @@ def arp_types(answer: Answer) -> dict[str, int]:
             if link.ifindex == point.ifindex:
                 types[point.id] = link.arp_type
     return types
+
+
+def check_folder(path: Path) -> None:
+    """Raise NettraceError when a file cannot be written because its folder is not there, before anything is asked."""
+    folder = path.absolute().parent
+    if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where it may not look
+        raise NettraceError(f"cannot write {path}: there is no folder {folder}, or it may not be entered")
 
 
 def gather_texts(collector: Collector, snapshot: Snapshot) -> tuple[RawText, ...]:

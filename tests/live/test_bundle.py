@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,18 +181,37 @@ def test_a_name_of_its_own_is_given_and_nothing_is_replaced(plain_lab: Lab, tmp_
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_host_is_read_without_a_trace_and_in_time(plain_lab: Lab, tmp_path: Path) -> None:
-    modules = Path("/proc/modules").read_text() if Path("/proc/modules").exists() else ""
+def test_a_host_is_read_without_a_trace_and_with_a_bar(plain_lab: Lab, tmp_path: Path) -> None:
+    modules = Path("/proc/modules")
+    loaded = modules.read_text() if modules.exists() else ""
     before = plain_lab.check(["nft", "list", "ruleset"])
-    began = time.monotonic()
-    done, path = created(plain_lab, tmp_path, "--json")
-    spent = time.monotonic() - began
-    assert done.returncode == 0, done.stderr
+    path = tmp_path / "host.tar.gz"
+    argv = plain_lab.command([sys.executable, "-m", "nettrace", "bundle", "create", "-o", str(path), "--json"])
+    terminal, end = os.openpty()
+    with open(terminal, "rb") as screen:
+        done = subprocess.run(argv, env=plain_lab.environment(), stdout=subprocess.PIPE, stderr=end, check=False)
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # a terminal that nobody holds open reads as an error
+            while part := screen.read1(65536):
+                shown += part
+    assert done.returncode == 0, shown
+    assert b"reading namespaces" in shown
+    assert b"100%" in shown
     manifest = read_bundle(path).manifest
     assert json.loads(done.stdout)["members"] == [
         {"name": each.name, "size": each.size, "sha256": each.sha256} for each in manifest.members
     ]
-    assert manifest.took_s <= spent
+    assert "container app" in manifest.read
     assert plain_lab.check(["nft", "list", "ruleset"]) == before
-    assert (Path("/proc/modules").read_text() if modules else "") == modules
+    assert (modules.read_text() if modules.exists() else "") == loaded
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_without_root_the_lacking_capability_is_named(plain_lab: Lab, tmp_path: Path) -> None:
+    setpriv = shutil.which("setpriv")
+    assert setpriv is not None
+    argv = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "nettrace"]
+    done = plain_lab.exec([*argv, "bundle", "create", "-o", str(tmp_path / "x")])
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("nettrace: nettrace bundle lacks CAP_")
