@@ -113,7 +113,8 @@ def bundle_of_answer(
         members[CAPTURE] = capture_of(verdict, observation, arp_types)
     members[VERDICT_JSON] = render_json(verdict).encode() + b"\n"
     members[VERDICT_TEXT] = render_text(verdict, color=False, width=100).encode() + b"\n"
-    return _bundle(members, before, asked, texts, took_s)
+    gaps = (*before.gaps, *(after.gaps if after is not None else ()))
+    return _bundle(members, replace(before, gaps=gaps), asked, texts, took_s)
 
 
 def bundle_of_host(snapshot: Snapshot, *, texts: Sequence[RawText] = (), took_s: float = 0.0) -> Bundle:

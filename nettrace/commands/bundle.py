@@ -145,7 +145,9 @@ def _progress(length: int, label: str) -> Iterator[Callable[[], None]]:
 
 
 def _announced(path: Path) -> str:
-    return f"wrote {path} ({_size(path.stat().st_size)})"
+    from nettrace.render.safe import safe
+
+    return f"wrote {safe(str(path))} ({_size(path.stat().st_size)})"
 
 
 def _size(count: int) -> str:
@@ -296,6 +298,7 @@ def parts_that_differ(told: Verdict, again: Verdict) -> tuple[str, ...]:
 def extract(file: Path, directory: Path | None) -> int:
     """Unpack FILE into a new folder, named as the file unless -C names another; nothing is overwritten."""
     from nettrace.bundle.archive import read_bundle, write_folder
+    from nettrace.render.safe import safe
 
     bundle = read_bundle(file)
     name = file.resolve().name
@@ -309,7 +312,7 @@ def extract(file: Path, directory: Path | None) -> int:
     if taken:
         raise NettraceError(f"{folder} exists and is not an empty folder: name a new one with -C")
     write_folder(folder, bundle)
-    click.echo(str(folder))
+    click.echo(safe(str(folder)))
     return 0
 
 

@@ -208,7 +208,9 @@ def run(
 
         write_bundle(bundle, bundle_of(answer, question), replace=replace)
         if announce:
-            click.echo(f"wrote {bundle} ({bundle.stat().st_size / 1000:.0f} kB)", err=True)
+            from nettrace.render.safe import safe
+
+            click.echo(f"wrote {safe(str(bundle))} ({bundle.stat().st_size / 1000:.0f} kB)", err=True)
     show(answer.verdict, as_json=as_json)
     return EXIT_CODE[answer.verdict.outcome]
 

@@ -174,6 +174,8 @@ def test_a_name_of_its_own_is_given_and_nothing_is_replaced(plain_lab: Lab, tmp_
     assert path.stat().st_mode & 0o777 == 0o600
     assert {hop["observed"] for hop in json.loads(done.stdout)["hops"]} == {"not-probed"}
     assert read_bundle(path).manifest.question is not None
+    replayed = plain_lab.nettrace(["replay", str(path), "--json"])
+    assert (replayed.returncode, replayed.stdout) == (0, done.stdout)
     for where in ("/nonexistent/x.tar.gz", "/dev/null"):
         refused = plain_lab.nettrace(["bundle", "create", "app", "8.8.8.8", "--predict", "-o", where])
         assert (refused.returncode, "Traceback" in refused.stderr) == (4, False)
