@@ -15,6 +15,7 @@ DATA = Path(__file__).parent.parent / "nettrace" / "data"
 
 #: File to the type whose schema it holds, as "module:Type", and the schema's own name.
 SCHEMAS: dict[str, tuple[str, str]] = {
+    "bundle.schema.json": ("nettrace.bundle.format:Manifest", "nettrace.bundle/1"),
     "eval.schema.json": ("nettrace.model.evaluation:Evaluation", "nettrace.eval/1"),
     "topo.schema.json": ("nettrace.model.topology:Topology", "nettrace.topo/1"),
     "verdict.schema.json": ("nettrace.model.verdict:Verdict", "nettrace.verdict/1"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -48,7 +48,7 @@ __all__ = [
 M = TypeVar("M")
 
 FAMILY = "nettrace.bundle/"
-SCHEMA = f"{FAMILY}1"
+SCHEMA: Literal["nettrace.bundle/1"] = "nettrace.bundle/1"
 
 MANIFEST = "manifest.json"
 RUN = "run.json"
@@ -128,7 +128,7 @@ class Manifest(Model):
     took_s: float = 0.0
     cut: tuple[Cut, ...] = ()
     members: tuple[Member, ...] = ()
-    schema: str = SCHEMA
+    schema: Literal["nettrace.bundle/1"] = SCHEMA
 
 
 class Run(Model):
