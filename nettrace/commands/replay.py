@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
 from nettrace.errors import InputError, UsageError
 from nettrace.model.flow import Proto
@@ -46,6 +47,7 @@ hold what the question needs.
 @click.option("--size", type=int, metavar="BYTES", help="IP length of the packet; it may not be fragmented (DF).")
 @click.option("-4", "family", flag_value=4, type=int, help="IPv4 only.")
 @click.option("-6", "family", flag_value=6, type=int, help="IPv6 only.")
+@click.option("--predict", "predict_only", is_flag=True, help="Ask the model alone, also about the recorded question.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schema nettrace.verdict/1).")
 @click.pass_context
 def command(
@@ -57,6 +59,7 @@ def command(
     port: int | None,
     size: int | None,
     family: int | None,
+    predict_only: bool,
     as_json: bool,
 ) -> int:
     """Diagnose the support bundle FILE: the question that was recorded in it, or a new one from SRC to DST."""
@@ -73,7 +76,7 @@ def command(
         _refuse_stray_options(context, file)
     with bounded(file):
         bundle = read_bundle(file)
-        verdict = answer_again(bundle) if question is None else answer_anew(bundle, question)
+        verdict = answer_again(bundle, predict_only) if question is None else answer_anew(bundle, question)
         show(verdict, as_json=as_json)
     return EXIT_CODE[verdict.outcome]
 
@@ -88,14 +91,20 @@ def _refuse_stray_options(context: click.Context, file: Path) -> None:
             )
 
 
-def answer_again(bundle: Bundle) -> Verdict:
-    """Return the answer to the recorded question; raises InputError when none was recorded."""
+def answer_again(bundle: Bundle, predict_only: bool = False) -> Verdict:
+    """Return the answer to the recorded question, or what the model alone says to it.
+
+    Raises InputError when none was recorded.
+    """
     from nettrace.bundle.format import RUN
     from nettrace.replay import diagnose_again, recorded
 
     if RUN not in bundle.members:
         raise InputError("no question was recorded, but the whole host: ask one, as in: nettrace replay FILE SRC DST")
-    return diagnose_again(recorded(bundle))[0]
+    case = recorded(bundle)
+    if predict_only:
+        case = replace(case, after=None, observation=None)
+    return diagnose_again(case)[0]
 
 
 def answer_anew(bundle: Bundle, question: Question) -> Verdict:

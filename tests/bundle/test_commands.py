@@ -84,6 +84,14 @@ def test_a_new_question_is_answered_by_the_model(packed: Path, capsys: pytest.Ca
     assert [each["code"] for each in json.loads(out)["findings"]] == ["port.not-listening"]
 
 
+def test_the_model_alone_can_be_asked_again(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _err = ran(capsys, "replay", packed, "--predict", "--json")
+    verdict = json.loads(out)
+    assert (code, verdict["outcome"]) == (0, "delivered")
+    assert {hop["observed"] for hop in verdict["hops"]} == {"not-probed"}
+    assert ran(capsys, "replay", packed, "app", "web", "--predict")[0] == 0
+
+
 def test_what_the_file_does_not_tell_is_said(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(capsys, 4, "no container nosuch", "replay", packed, "nosuch", "8.8.8.8")
     refused(capsys, 4, "not recorded", "replay", packed, "app", "c1")
