@@ -83,11 +83,11 @@ def command(
 
 def _refuse_stray_options(context: click.Context, file: Path) -> None:
     """Refuse options that belong to a question when none is asked: the recorded one stays as it was."""
-    for name in ("proto", "port", "size", "family"):
+    for name, option in (("proto", "--proto"), ("port", "--port"), ("size", "--size"), ("family", "-4 or -6")):
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             raise UsageError(
-                f"the recorded question stays as it was asked, so --{name} changes nothing: leave it out, or ask a new "
-                f"question, as in: nettrace replay {file} SRC DST --{name} …"
+                f"the recorded question stays as it was asked, so {option} changes nothing: leave it out, or ask a new "
+                f"question, as in: nettrace replay {file} SRC DST {option} …"
             )
 
 

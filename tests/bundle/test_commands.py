@@ -112,6 +112,12 @@ def test_a_wrong_command_line_is_a_usage_error(packed: Path, capsys: pytest.Capt
     refused(capsys, 2, "folder", "bundle", "create", "-o", packed.parent)
 
 
+def test_a_part_that_is_damaged_is_named_with_its_file(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed(packed, before_json=b'{"host": 7}')
+    refused(capsys, 4, "healthy.tar.gz: before.json is not what nettrace writes", "replay", packed)
+    refused(capsys, 4, "$.host", "bundle", "verify", packed)
+
+
 def test_what_is_no_bundle_is_refused_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.tar.gz"
     broken.write_bytes(b"\x1f\x8b" + b"x" * 100)
