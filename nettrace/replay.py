@@ -201,6 +201,10 @@ def bounded(path: Path, *, cpu_s: float = MAX_CPU_S) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_VIRTUAL, cpu_s, 0.1)
     try:
         yield
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
     except (
         ArithmeticError,
         AssertionError,
