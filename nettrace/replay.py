@@ -210,7 +210,7 @@ def bounded(path: Path, *, cpu_s: float = MAX_CPU_S) -> Iterator[None]:
         AssertionError,
         AttributeError,
         LookupError,
-        RecursionError,
+        RuntimeError,
         TypeError,
         ValueError,
     ) as error:

@@ -155,7 +155,7 @@ def record(lab: Lab, recipe: Recipe, folder: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="nettrace-record-") as draft:
             path = Path(draft, "bundle.tar.gz")
-            done = lab.nettrace([*args, "--json", "--bundle", str(path)])
+            done = lab.nettrace(["bundle", "create", *args[1:], "--json", "-o", str(path)])
             if done.returncode not in (0, 1, 3):
                 raise LabError(f"{recipe.slug}: nettrace ended with {done.returncode}: {done.stderr.strip()}")
             differs = differences(recipe.expected, json.loads(done.stdout))
