@@ -135,10 +135,12 @@ def names_of(bundle: Bundle) -> dict[str, IPAddress]:
 def new_question(before: Snapshot, flow: Flow) -> Recorded:
     """Return a question that was not asked when the host was recorded, for the model alone to answer.
 
-    Conntrack is read for the flow that is asked about, so of another flow's entries nothing is known.
+    Conntrack is read for the flow that is asked about, and names are looked up for its destination: of another flow's
+    nothing is known.
     """
     unread: Missing = Missing(reason="entries of this flow were not recorded")
-    namespaces = tuple(replace(each, conntrack=unread) for each in before.namespaces)
+    unasked: Missing = Missing(reason="not asked for")
+    namespaces = tuple(replace(each, conntrack=unread, names=unasked) for each in before.namespaces)
     return Recorded(run=Run(flow=flow), before=replace(before, namespaces=namespaces), after=None, observation=None)
 
 
