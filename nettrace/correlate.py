@@ -105,7 +105,9 @@ def correlate(trace: Trace, observation: Observation | None, told: tuple[Passing
     resets = tuple(each for each in sightings if each.kind is SightingKind.RESET)
     arrived = _arrived(trace, forward)
     returned = _returned(trace, observation)
-    blockers, stands = _observed_blockers(trace, forward, reply, arrived=arrived, returned=returned, errno=errno)
+    blockers, stands = _observed_blockers(
+        trace, forward, reply, arrived=arrived, returned=returned, errno=errno, refused=bool(errors or resets)
+    )
     if not returned:
         blockers, stands = _with_the_kernels_word(trace, blockers, stands, told, forward, reply, arrived=arrived)
     return Correlation(
@@ -336,8 +338,12 @@ def _observed_blockers(
     arrived: bool,
     returned: bool,
     errno: int | None,
+    refused: bool,
 ) -> tuple[tuple[Blocker, ...], bool]:
-    """Find what stops the flow by both accounts; false beside it when the wire contradicts the model."""
+    """Find what stops the flow by both accounts; false beside it when the wire contradicts the model.
+
+    `refused`: somebody answered with an ICMP error or a reset.
+    """
     predicted = _predicted_blockers(trace)
     if returned:
         # Packets got through: whatever the model says stops them, does not (or only sometimes) stop them. Only what
@@ -361,7 +367,7 @@ def _observed_blockers(
             continue
         before_it = passages[:index] if index is not None else passages
         missing = [item for item in before_it if item.observed is ObservedSight.NOT_SEEN and not item.beyond]
-        if missing and not blockers and not _request_meets_it_too(each.step, missing[0]):
+        if missing and not blockers and not _request_meets_it_too(each.step, before_it, missing[0]):
             # The wire lost it earlier than the model does.
             contradicted = True
             blockers.append(_wire_gap(trace, passages, each.direction))
@@ -384,6 +390,8 @@ def _observed_blockers(
         direction = Direction.FORWARD
         if arrived or (forward and forward[-1].observed is ObservedSight.SEEN):
             passages, direction = reply, Direction.REPLY
+        if not refused and errno is None and _out_of_sight(passages):
+            return (), True
         blockers.append(_wire_gap(trace, passages, direction))
         lost_inside = blockers[0].segment is not Segment.REMOTE
         leg = trace.forward if direction is Direction.FORWARD else trace.reply
@@ -543,6 +551,14 @@ def _witnessed(passages: tuple[Passage, ...], index: int | None, errno: int | No
     return silent and heard and (bool(shown) or not head)
 
 
+def _out_of_sight(passages: tuple[Passage, ...]) -> bool:
+    """Tell whether nobody could see what becomes of the packet behind the last point where it was seen."""
+    seen = [index for index, each in enumerate(passages) if each.observed is ObservedSight.SEEN]
+    behind = passages[seen[-1] + 1 :] if seen else passages
+    blind = any(each.observed is ObservedSight.BLIND for each in behind)
+    return blind and not any(each.observed is ObservedSight.NOT_SEEN for each in behind)
+
+
 def _wire_gap(trace: Trace, passages: tuple[Passage, ...], direction: Direction) -> Blocker:
     """Describe the gap that captures alone show: between the last point with the packet and the first without."""
     last: Passage | None = None
@@ -594,9 +610,14 @@ _ON_LINK = (
 )
 
 
-def _request_meets_it_too(step: Step | None, missing: Passage) -> bool:
+def _request_meets_it_too(step: Step | None, passages: tuple[Passage, ...], missing: Passage) -> bool:
     """Tell whether a packet is missing early because the request for its next hop met the very stop that it would."""
-    if step is None or not any(each.kind is StepKind.NEIGHBOUR for each in missing.steps):
+    unseen: list[Passage] = []
+    for each in passages:
+        unseen = [] if each.observed is ObservedSight.SEEN else [*unseen, each]
+        if each is missing:
+            break
+    if step is None or not any(at.kind is StepKind.NEIGHBOUR for each in unseen for at in each.steps):
         return False
     decided = step.hook.decided_by if step.hook is not None else None
     return step.reason in _ON_LINK or (decided is not None and decided.family == "bridge")

@@ -48,6 +48,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "nettrace.diagnose": (*VOCABULARY, *ENGINE),
     "nettrace.topology": VOCABULARY,
+    "nettrace.stitch": VOCABULARY,
+    "nettrace.conversations": VOCABULARY,
     "nettrace.evaluation": (*VOCABULARY, "nettrace.netfilter", "nettrace.predict"),
     "nettrace.render": VOCABULARY,
     "nettrace.wire": (*VOCABULARY, "nettrace.netns"),
@@ -56,6 +58,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nettrace.replay": (*VOCABULARY, *ENGINE, "nettrace.bundle", "nettrace.wire", "probes"),
     "nettrace.recorded": (*VOCABULARY, "nettrace.predict"),
     "nettrace.bundling": (*VOCABULARY, "nettrace.bundle", "nettrace.wire", "nettrace.render"),
+    "nettrace.handmade": (*VOCABULARY, *ENGINE, "nettrace.stitch", "nettrace.conversations", "nettrace.wire"),
     "nettrace.lab": (*VOCABULARY, *ENGINE, "nettrace.netns", "nettrace.bundle", "nettrace.replay", "probes"),
     # Composition roots: they put the parts together, and nobody imports them.
     "nettrace.lab.record": ("nettrace", "probes"),
@@ -67,7 +70,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 
 #: Parts that touch neither files, sockets, environment, processes, clock nor chance.
-PURE = ("nettrace.model", "nettrace.render", "nettrace.evaluation", "nettrace.topology", "nettrace.recorded", *ENGINE)
+PURE = (
+    "nettrace.model",
+    "nettrace.render",
+    "nettrace.evaluation",
+    "nettrace.topology",
+    "nettrace.recorded",
+    "nettrace.stitch",
+    "nettrace.conversations",
+    *ENGINE,
+)
 
 #: All of the standard library that computes only. What is missing here does, or may do, something to the world.
 COMPUTES = {
