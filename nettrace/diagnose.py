@@ -370,7 +370,9 @@ def _why_inconclusive(case: Case) -> list[GapView]:
         for step in leg.steps if leg is not None else ():
             if step.outcome is Outcome.UNKNOWN:
                 found.append(GapView(section="model", netns=None, reason=step.text))
-    if correlation.probed and correlation.forward_seen and not correlation.reply_seen:
+    back = [each for each in correlation.passages if each.direction is Direction.REPLY]
+    answered = any(each.observed is ObservedSight.SEEN for each in back)
+    if correlation.probed and correlation.forward_seen and not correlation.reply_seen and not answered:
         found.append(
             GapView(
                 section="probe",

@@ -18,7 +18,7 @@ from nettrace._version import __version__
 from nettrace.conversations import Conversation
 from nettrace.errors import InputError, UsageError
 from nettrace.model.base import Model, from_json, rows
-from nettrace.model.flow import Flow
+from nettrace.model.flow import Flow, Proto
 from nettrace.model.heard import Heard
 from nettrace.model.observe import Way
 from nettrace.model.path import Trace
@@ -27,7 +27,17 @@ from nettrace.model.verdict import Result, Timing, Verdict
 from nettrace.stitch import Listening, Placed, Stitched
 from nettrace.wire.scan import Record, Scan, Tap
 
-__all__ = ["Capture", "Device", "answer_captures", "list_conversations", "place", "read_snapshot", "scan_files"]
+__all__ = [
+    "Answered",
+    "Capture",
+    "Device",
+    "answer_captures",
+    "choose_conversation",
+    "list_conversations",
+    "place",
+    "read_snapshot",
+    "scan_files",
+]
 
 
 class Capture(Model):
@@ -115,7 +125,8 @@ def place(
                 gaps.append(_unplaced(where, found))
     for key, value in given:
         if key not in used:
-            have = ", ".join(_title(each, number, tap) for each in captures for number, tap in enumerate(each.scan.taps))
+            titles = [_title(each, number, tap) for each in captures for number, tap in enumerate(each.scan.taps)]
+            have = ", ".join(titles[:12])
             raise UsageError(f"--point {key}={value}: there is no capture called {key}; there are {have}")
     if not devices and any(each.scan.taps for each in captures):
         reasons = "; ".join(f"{gap.netns}: {gap.reason}" for gap in gaps[:4])
@@ -125,7 +136,7 @@ def place(
         if tap.linktype not in LINKTYPES:
             where = _title(captures[file], number, tap)
             raise InputError(
-                f"{where}: frames of link type {tap.linktype} are not known here; capture at {device.point} with tcpdump"
+                f"{where}: frames of link type {tap.linktype} are not known here; capture at {device.point} again"
             )
     return devices, tuple(gaps)
 
@@ -186,9 +197,9 @@ def _by_own_names(snapshot: Snapshot, capture: Capture, tap: Tap) -> Device | st
             "LINUX_SLL2"
         )
     stem = capture.path.name.partition(".pcap")[0]
-    found = _by_stem(snapshot, stem)
-    if found is not None:
-        return found
+    fitting = _by_stem(snapshot, stem)
+    if fitting is not None:
+        return fitting
     return f"nothing tells which interface it is; say so, as in: --point {capture.label}=web/eth0"
 
 
@@ -295,9 +306,7 @@ class _Placer:
             device = replace(device, link=link)
         if heard.way is None:
             heard = replace(heard, way=self._way(device, heard))
-        return Placed(
-            point=device.point, clock=capture.label, heard=heard, frame=record.data, length=record.length
-        )
+        return Placed(point=device.point, clock=capture.label, heard=heard, frame=record.data, length=record.length)
 
     def _way(self, device: Device, heard: Heard) -> Way:
         """Tell by the addresses whether a frame went into a device or out of it: the file does not."""
@@ -365,25 +374,38 @@ def answer_captures(
     *,
     named: Sequence[str] = (),
     throughout: bool = False,
+    guess: bool = False,
 ) -> Answered:
     """Return the verdict of a flow from captures and a snapshot of the same host.
 
-    `named` says where captures were made (see `place`); `throughout` that all of them ran the whole time. Raises
-    InputError and UsageError.
+    `named` says where captures were made (see `place`); `throughout` that all of them ran the whole time. With `guess`
+    the flow's protocol and port are those that its ends have spoken, where the captures hold no packet of its own and
+    just one other conversation of theirs. Raises InputError and UsageError.
     """
+    import time
+
     from nettrace.correlate import correlate
     from nettrace.diagnose import diagnose
     from nettrace.predict import predict
     from nettrace.rules.case import Case
     from nettrace.stitch import stitch
 
+    started = time.monotonic()
     trace = predict(snapshot, flow)
     needles = _needles(trace)
     captures = scan_files(paths, needles)
     devices, gaps = place(captures, snapshot, named)
     placer = _Placer(captures, devices, snapshot)
+    packets = placer.packets(flow.family)
     listenings = placer.listenings(flow.family, throughout=throughout)
-    stitched = stitch(trace, placer.packets(flow.family), listenings)
+    stitched = stitch(trace, packets, listenings)
+    if not stitched.packets:
+        others = _between(flow, packets)
+        if guess and len(others) == 1:
+            said = replace(flow, proto=others[0].proto, dport=others[0].port)
+            return answer_captures(paths, snapshot, said, named=named, throughout=throughout)
+        if guess and others:
+            raise UsageError(f"say which of these is meant:{_asked(others, snapshot)}")
     correlation = correlate(trace, stitched.observation)
     if correlation.silent and stitched.identities:
         # Nobody answers, as far as the expected addresses tell: look for the packets under any others.
@@ -398,18 +420,46 @@ def answer_captures(
         for number, tap in enumerate(each.scan.taps)
         if tap.full_ns is not None
     ]
-    said = (*gaps, *cut, *full, *stitched.gaps)
-    if not stitched.observation.sent:
-        said = (*said, Gap(section="capture", netns=None, reason="no packet of this flow is in the captures"))
-    trace = replace(trace, gaps=(*trace.gaps, *said))
+    said_of_captures = (*gaps, *cut, *full, *stitched.gaps)
+    if not stitched.packets:
+        none = "no packet of this flow is in the captures"
+        if stitched.observation.sent:
+            none += ", but the question for its next hop, which nobody answered"
+        said_of_captures = (*said_of_captures, Gap(section="capture", netns=None, reason=none))
+    trace = replace(trace, gaps=(*trace.gaps, *said_of_captures))
     case = Case(
         flow=flow, before=snapshot, after=None, trace=trace, correlation=correlation, observation=stitched.observation
     )
-    verdict = diagnose(case, timing=Timing(total_s=0.0, collect_s=0.0, probe_s=0.0), version=__version__)
+    timing = Timing(total_s=round(time.monotonic() - started, 6), collect_s=0.0, probe_s=0.0)
+    verdict = diagnose(case, timing=timing, version=__version__)
     if verdict.outcome is Result.DELIVERED and not stitched.observation.sent:
         # The model alone would have it delivered; captures without a packet of it show no such thing.
         verdict = replace(verdict, outcome=Result.INCONCLUSIVE)
     return Answered(verdict=verdict, trace=trace, stitched=stitched)
+
+
+def _between(flow: Flow, packets: Sequence[Placed]) -> list[Conversation]:
+    """Return the conversations of a flow's ends, in other protocols or to other ports; each of these once."""
+    from nettrace.conversations import conversations
+
+    found: dict[tuple[Proto, int | None], Conversation] = {}
+    for each in conversations((one.point, one.heard) for one in packets):
+        if any((one.src, one.dst) == (flow.src.address, flow.dst.address) for one in each.where):
+            found.setdefault((each.proto, each.port), each)
+    return list(found.values())
+
+
+def _asked(found: Sequence[Conversation], snapshot: Snapshot, most: int = 12) -> str:
+    """Return how each of some conversations is asked for, a line each."""
+    from nettrace.conversations import word_for
+
+    lines = []
+    for each in found[:most]:
+        port = f" --proto {each.proto.value} --port {each.port}" if each.port is not None else ""
+        ends = f"{word_for(each.src, snapshot)} {word_for(each.dst, snapshot)}"
+        lines.append(f"\n  {ends}{port}  ({each.there} packets there, {each.back} back)")
+    more = f"\n  and {len(found) - most} more" if len(found) > most else ""
+    return "".join(lines) + more
 
 
 # --- which flows there are --------------------------------------------------------------------------------------------
@@ -450,3 +500,20 @@ def list_conversations(
                 reason = f"frames of link type {tap.linktype} are not known here"
                 gaps.append(_unplaced(titles[number], reason))
     return conversations(sorted(told, key=lambda each: each[1].at_ns)), tuple(gaps)
+
+
+def choose_conversation(
+    paths: Sequence[Path], snapshot: Snapshot, named: Sequence[str], proto: Proto | None, port: int | None
+) -> Conversation:
+    """Return the only conversation that captures hold, of a protocol and to a port where these are given.
+
+    Raises UsageError that lists them where there are several, and InputError where there is none.
+    """
+    found, _gaps = list_conversations(paths, snapshot, named)
+    fits = [each for each in found if proto in (None, each.proto) and port in (None, each.port)]
+    kinds = {(each.proto, each.src, each.dst, each.port) for each in fits}
+    if not kinds:
+        raise InputError("the captures hold no conversation to ask about; say who wanted to reach whom: SRC DST")
+    if len(kinds) > 1:
+        raise UsageError(f"the captures hold several conversations; say which, SRC DST:{_asked(fits, snapshot)}")
+    return fits[0]

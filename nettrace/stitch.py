@@ -120,10 +120,7 @@ def stitch(trace: Trace, placed: Sequence[Placed], listenings: Sequence[Listenin
     """
     sorter = _Sorter(trace)
     offsets, clock_gaps = _clocks(sorter, placed)
-    placed = sorted(
-        (replace(each, heard=replace(each.heard, at_ns=each.heard.at_ns - offsets.get(each.clock, 0))) for each in placed),
-        key=lambda each: each.heard.at_ns,
-    )
+    placed = sorted((_on_time(each, offsets.get(each.clock, 0)) for each in placed), key=_when)
     shifted = [_shifted(each, offsets.get(each.clock, 0)) for each in listenings]
     points = [point.id for point in trace.points]
     probes = sorter.probes([each for each in placed if each.point in points])
@@ -229,10 +226,11 @@ class _Sorter:
         elif opening:
             self.synchronised = True
             going = opening
+        most = MOST_OF_STREAM if self.proto == 6 and not self.synchronised else MOST_PROBES
         groups: dict[Key, list[Placed]] = {}
         for each in going:
             key = self.key(each.heard)
-            if key is not None and (key in groups or len(groups) < (MOST_PROBES if self.synchronised else MOST_OF_STREAM)):
+            if key is not None and (key in groups or len(groups) < most):
                 groups.setdefault(key, []).append(each)
         # Packets of the flow under addresses that nobody expected: the same in all that is not translated.
         for each in placed:
@@ -346,11 +344,7 @@ class _Sorter:
         source = self.trace.flow.src.netns
         hops = {step.next_hop for step in self.trace.forward.steps if step.netns == source and step.next_hop}
         own = {src for src, _dst in self.there}
-        asking = [
-            each
-            for each in asked
-            if each.kind in _ASKING and each.packet.dst in hops and each.packet.src in own
-        ]
+        asking = [each for each in asked if each.kind in _ASKING and each.packet.dst in hops and each.packet.src in own]
         answered = {each.packet.src for each in asked if each.kind not in _ASKING}
         return [each.at_ns for each in asking if each.packet.dst not in answered][:1]
 
@@ -391,6 +385,10 @@ def _when(each: Placed) -> int:
     return each.heard.at_ns
 
 
+def _on_time(each: Placed, offset: int) -> Placed:
+    return replace(each, heard=replace(each.heard, at_ns=each.heard.at_ns - offset)) if offset else each
+
+
 def _shifted(each: Listening, offset: int) -> Listening:
     return replace(
         each,
@@ -417,7 +415,7 @@ def _clocks(sorter: _Sorter, placed: Sequence[Placed]) -> tuple[dict[str, int], 
         if not (going or coming):
             continue
         # Sent again, a segment has another identification.
-        key = (heard.ident, heard.number, heard.ack, heard.payload_length, heard.payload, heard.packet.tcp_flags)
+        key: Key = (heard.ident, heard.number, heard.ack, heard.payload_length, heard.payload, heard.packet.tcp_flags)
         place = (each.clock, going, key)
         first[place] = min(first.get(place, heard.at_ns), heard.at_ns)
     offsets: dict[str, int] = {}
@@ -478,10 +476,12 @@ class _Cover:
             return ""
         begun = [each.first_ns for each in here if each.first_ns is not None]
         if not begun:
-            return "its capture is empty: nothing shows that it ran when the packet passed"
+            return "its capture is empty: nothing shows that it ran when the packet passed (if it did: --throughout)"
         if times and min(begun) > min(times) + SLACK_NS:
             return f"its capture begins {(min(begun) - min(times)) / 1e9:.3f} s after the packet"
-        return "its capture ends too early to tell" if times else "no packet shows what it should have seen"
+        if not times:
+            return "no packet shows what it should have seen"
+        return "its capture ends too early to tell (if it did not: --throughout)"
 
 
 def _covers(each: Listening, begin_ns: int, end_ns: int) -> bool:
@@ -553,9 +553,7 @@ def _sighting(each: Placed, kind: SightingKind, nonce: int | None) -> Sighting:
     if heard.stranger:
         # The capture says only that the frame was for somebody else: an address that no device has.
         packet = replace(packet, dst_mac="00:00:00:00:00:00")
-    return Sighting(
-        point=each.point, kind=kind, way=heard.way or Way.IN, at_ns=heard.at_ns, packet=packet, nonce=nonce
-    )
+    return Sighting(point=each.point, kind=kind, way=heard.way or Way.IN, at_ns=heard.at_ns, packet=packet, nonce=nonce)
 
 
 def _framed(sighting: Sighting, each: Placed, frames: list[Frame]) -> Sighting:

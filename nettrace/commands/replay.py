@@ -27,6 +27,8 @@ Examples:
   nettrace replay nettrace-box.tar.gz web db --proto tcp --port 5432
                                                           another question: what would happen on that host
   nettrace replay nettrace-box.tar.gz --json | jq '.findings[0]'
+  nettrace replay docker0.pcap eth0.pcap c.pcap --snapshot nettrace-box.tar.gz app 8.8.8.8 --point c.pcap=app/eth0
+                                                          what tcpdump wrote at several points, followed together
 
 \b
 SRC and DST are named as for `nettrace path`, on the recorded host. A new question is answered by the model
@@ -40,8 +42,15 @@ hold what the question needs.
 
 @click.command(epilog=EPILOG, short_help="Diagnose a bundle again, anywhere.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("src", required=False)
-@click.argument("dst", required=False)
+@click.argument("words", nargs=-1, metavar="[CAPTURE]... [SRC DST]")
+@click.option(
+    "--snapshot",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="Judge captures made by hand by this bundle of the host (or its before.json).",
+)
+@click.option("--point", "points", multiple=True, metavar="FILE=WEB/ETH0", help="Where a capture was made.")
+@click.option("--throughout", is_flag=True, help="All captures ran the whole time: silence in them counts.")
 @click.option("--proto", type=click.Choice([each.value for each in Proto]), default="icmp", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), help="Destination port, for tcp and udp.")
 @click.option("--size", type=int, metavar="BYTES", help="IP length of the packet; it may not be fragmented (DF).")
@@ -53,8 +62,10 @@ hold what the question needs.
 def command(
     context: click.Context,
     file: Path,
-    src: str | None,
-    dst: str | None,
+    words: tuple[str, ...],
+    snapshot: Path | None,
+    points: tuple[str, ...],
+    throughout: bool,
     proto: str,
     port: int | None,
     size: int | None,
@@ -64,9 +75,28 @@ def command(
 ) -> int:
     """Diagnose the support bundle FILE: the question that was recorded in it, or a new one from SRC to DST."""
     from nettrace.bundle.archive import read_bundle
+    from nettrace.commands._captures import are_captures, replay_captures, sum_of_sizes
     from nettrace.commands.path import ask, show
-    from nettrace.replay import bounded
+    from nettrace.replay import MAX_CPU_S, bounded
 
+    if snapshot is not None or points or throughout or are_captures([file]):
+        said = context.get_parameter_source("proto") is not click.core.ParameterSource.DEFAULT
+        # What a capture takes grows with it; a machine of any age searches a megabyte in a fraction of a second.
+        with bounded(file, cpu_s=MAX_CPU_S + sum_of_sizes((file, *map(Path, words))) / 1_000_000):
+            return replay_captures(
+                (str(file), *words),
+                snapshot=snapshot,
+                points=points,
+                throughout=throughout,
+                proto=proto if said else None,
+                port=port,
+                size=size,
+                family=family,
+                as_json=as_json,
+            )
+    if len(words) > 2:
+        raise UsageError(f"{' '.join(words)} is more than SRC and DST")
+    src, dst = (*words, None, None)[:2]
     question = None
     if src is not None:
         if dst is None:

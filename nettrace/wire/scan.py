@@ -22,7 +22,7 @@ from nettrace.errors import InputError
 from nettrace.model.base import Model
 from nettrace.model.observe import Way
 
-__all__ = ["MAX_BLOCK", "MAX_TAPS", "Record", "Scan", "Tap", "scan"]
+__all__ = ["MAX_BLOCK", "MAX_TAPS", "Record", "Scan", "Tap", "is_capture", "scan"]
 
 #: Largest block or record that is read, in bytes; libpcap's own limit of a packet is a quarter of it.
 MAX_BLOCK = 1 << 20
@@ -86,6 +86,11 @@ class Scan(Model):
     taps: tuple[Tap, ...] = ()
     records: tuple[Record, ...] = ()
     cut: str = ""
+
+
+def is_capture(start: bytes) -> bool:
+    """Tell whether a file that begins with these four bytes is a capture."""
+    return start[:4] == b"\x0a\x0d\x0d\x0a" or start[:4] in _PCAP
 
 
 def scan(
@@ -254,9 +259,7 @@ class _Reader:
         tap.kept += 1
         self.room -= size
         data = bytes(self.buffer[start : start + size])
-        self.records.append(
-            Record(tap=number, at_ns=at_ns, data=data, length=length, way=way, at=self.base + start)
-        )
+        self.records.append(Record(tap=number, at_ns=at_ns, data=data, length=length, way=way, at=self.base + start))
 
     def time(self, tap: _Open, ticks: int, at: int) -> int:
         at_ns = tap.offset_s * 1_000_000_000 + ticks * 1_000_000_000 // tap.divisor

