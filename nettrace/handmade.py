@@ -272,6 +272,9 @@ class _Placer:
     def __init__(self, captures: Sequence[Capture], devices: dict[tuple[int, int], Device], snapshot: Snapshot) -> None:
         self.captures, self.devices, self.snapshot = captures, devices, snapshot
         self.links = {(ns.id, link.ifindex): link for ns in snapshot.namespaces for link in rows(ns.links)}
+        self.macs = {link.mac for link in self.links.values() if link.mac is not None and not link.loopback}
+        #: Files whose MAC addresses are of no device here: rewritten, as captures are that are passed on.
+        self.foreign: list[str] = []
         self.tunnels = tuple({link.vxlan.port for link in self.links.values() if link.vxlan is not None}) or (4789,)
 
     def packets(self, family: int) -> list[Placed]:
@@ -279,7 +282,9 @@ class _Placer:
         from nettrace.wire.captured import read_frame
 
         found: list[Placed] = []
+        self.foreign = []
         for file, capture in enumerate(self.captures):
+            heards: list[tuple[Device, Record, Heard]] = []
             for index, record in enumerate(capture.scan.records):
                 device = self.devices.get((file, record.tap))
                 if device is None:
@@ -293,9 +298,15 @@ class _Placer:
                     record=index,
                     tunnels=self.tunnels,
                 )
-                placed = self._at(capture, device, record, heard) if heard is not None else None
-                if placed is not None and placed.heard.packet.family == family:
-                    found.append(placed)
+                if heard is not None and heard.packet.family == family:
+                    heards.append((device, record, heard))
+            if any(_macs(each) for _device, _record, each in heards) and not any(
+                self.macs & _macs(each) for _device, _record, each in heards
+            ):
+                self.foreign.append(capture.label)
+                heards = [(device, record, _without_macs(each)) for device, record, each in heards]
+            placed = (self._at(capture, device, record, each) for device, record, each in heards)
+            found.extend(each for each in placed if each is not None)
         return found
 
     def _at(self, capture: Capture, device: Device, record: Record, heard: Heard) -> Placed | None:
@@ -308,20 +319,21 @@ class _Placer:
             heard = replace(heard, way=self._way(device, heard))
         return Placed(point=device.point, clock=capture.label, heard=heard, frame=record.data, length=record.length)
 
-    def _way(self, device: Device, heard: Heard) -> Way:
-        """Tell by the addresses whether a frame went into a device or out of it: the file does not."""
-        link = device.link
-        sender = (heard.outer or heard.packet).src_mac
+    def _way(self, device: Device, heard: Heard) -> Way | None:
+        """Tell by the addresses whether a frame went into a device or out of it, where the file does not; or not."""
+        link, packet = device.link, heard.outer or heard.packet
         if link is None:
-            return Way.IN
-        if sender is None:
+            return None
+        if packet.src_mac is None:
             own = {each.address.ip for each in rows(device.ns.addresses)}
-            return Way.OUT if (heard.outer or heard.packet).src in own else Way.IN
+            return Way.OUT if packet.src in own else Way.IN if packet.dst in own else None
         if link.kind == "veth" and link.master is not None and link.peer_ifindex is not None:
             peer = self.links.get((link.peer_netns or device.ns.id, link.peer_ifindex))
-            if peer is not None and peer.mac is not None:
-                return Way.IN if sender == peer.mac else Way.OUT
-        return Way.OUT if sender == link.mac else Way.IN
+            if peer is not None and peer.mac in (packet.src_mac, packet.dst_mac):
+                return Way.IN if packet.src_mac == peer.mac else Way.OUT
+        if link.mac == packet.src_mac:
+            return Way.OUT
+        return Way.IN if link.mac == packet.dst_mac else None
 
     def listenings(self, family: int, *, throughout: bool) -> list[Listening]:
         """Return what each capture could see, one for each point that it listened at."""
@@ -354,6 +366,17 @@ class _Placer:
                     )
                 )
         return found
+
+
+def _macs(heard: Heard) -> set[str]:
+    packet = heard.outer or heard.packet
+    return {each for each in (packet.src_mac, packet.dst_mac) if each is not None}
+
+
+def _without_macs(heard: Heard) -> Heard:
+    if heard.outer is not None:
+        return replace(heard, outer=replace(heard.outer, src_mac=None, dst_mac=None))
+    return replace(heard, packet=replace(heard.packet, src_mac=None, dst_mac=None))
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------
@@ -420,7 +443,13 @@ def answer_captures(
         for number, tap in enumerate(each.scan.taps)
         if tap.full_ns is not None
     ]
-    said_of_captures = (*gaps, *cut, *full, *stitched.gaps)
+    foreign = [
+        Gap(
+            section="capture", netns=each, reason="its MAC addresses are of no device here, and are left out of account"
+        )
+        for each in placer.foreign
+    ]
+    said_of_captures = (*gaps, *cut, *full, *foreign, *stitched.gaps)
     if not stitched.packets:
         none = "no packet of this flow is in the captures"
         if stitched.observation.sent:

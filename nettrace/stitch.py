@@ -16,7 +16,7 @@ from nettrace.model.base import IPAddress, Model
 from nettrace.model.flow import Packet, Proto
 from nettrace.model.heard import Heard
 from nettrace.model.observe import Blind, Frame, Observation, Open, Sent, Sighting, SightingKind, Way
-from nettrace.model.path import Direction, Trace
+from nettrace.model.path import Direction, StepKind, Trace
 from nettrace.model.snapshot import Gap
 
 __all__ = ["Listening", "Placed", "Stitched", "pairs_on_the_way", "stitch"]
@@ -213,6 +213,14 @@ class _Sorter:
                 return (heard.number, opening)
             return None
         return (heard.ident, heard.payload_length, heard.payload)
+
+    def expected_way(self, direction: Direction, point: str) -> Way:
+        """Return whether the model has the packet go into a device or out of it."""
+        leg = self.trace.forward if direction is Direction.FORWARD else self.trace.reply
+        for step in (*leg.steps, *leg.beyond) if leg is not None else ():
+            if step.point == point and step.kind in (StepKind.XMIT, StepKind.RECEIVE):
+                return Way.OUT if step.kind is StepKind.XMIT else Way.IN
+        return Way.IN
 
     # -- the packets that stand for the flow -----------------------------------------------------------------------
 
@@ -534,11 +542,13 @@ def _sightings(
     found: list[Sighting] = []
     for nonce, probe in enumerate(probes):
         for each in probe.heard:
-            found.append(_framed(_sighting(each, SightingKind.PROBE, nonce), each, frames))
+            way = sorter.expected_way(Direction.FORWARD, each.point)
+            found.append(_framed(_sighting(each, SightingKind.PROBE, nonce, way), each, frames))
         for each in probe.replies:
             reset = bool((each.heard.packet.tcp_flags or 0) & _RST)
             kind = SightingKind.RESET if reset else SightingKind.REPLY
-            found.append(_framed(_sighting(each, kind, nonce), each, frames))
+            way = sorter.expected_way(Direction.REPLY, each.point)
+            found.append(_framed(_sighting(each, kind, nonce, way), each, frames))
     numbers = {probe.number: nonce for nonce, probe in enumerate(probes)}
     for each in placed:
         number = sorter.quotes(each.heard, probes) if each.point in points else None
@@ -547,13 +557,14 @@ def _sightings(
     return found
 
 
-def _sighting(each: Placed, kind: SightingKind, nonce: int | None) -> Sighting:
+def _sighting(each: Placed, kind: SightingKind, nonce: int | None, way: Way = Way.IN) -> Sighting:
+    """Return a packet as a sighting; `way` is how it passed the device where the capture does not tell."""
     heard = each.heard
     packet: Packet = heard.outer if heard.outer is not None else heard.packet
     if heard.stranger:
         # The capture says only that the frame was for somebody else: an address that no device has.
         packet = replace(packet, dst_mac="00:00:00:00:00:00")
-    return Sighting(point=each.point, kind=kind, way=heard.way or Way.IN, at_ns=heard.at_ns, packet=packet, nonce=nonce)
+    return Sighting(point=each.point, kind=kind, way=heard.way or way, at_ns=heard.at_ns, packet=packet, nonce=nonce)
 
 
 def _framed(sighting: Sighting, each: Placed, frames: list[Frame]) -> Sighting:
