@@ -21,9 +21,9 @@ from nettrace.model.base import Model, from_json, rows
 from nettrace.model.flow import Flow, Proto
 from nettrace.model.heard import Heard
 from nettrace.model.observe import Way
-from nettrace.model.path import Trace
+from nettrace.model.path import Direction, Trace
 from nettrace.model.snapshot import Gap, Link, Namespace, Snapshot
-from nettrace.model.verdict import Result, Timing, Verdict
+from nettrace.model.verdict import ObservedSight, Result, Timing, Verdict
 from nettrace.stitch import Listening, Placed, Stitched
 from nettrace.wire.scan import Record, Scan, Tap
 
@@ -368,6 +368,16 @@ class _Placer:
         return found
 
 
+def _merged(captures: Sequence[Capture], again: Sequence[Capture]) -> tuple[Capture, ...]:
+    """Return captures with what another scan of the same files found beside."""
+    merged = []
+    for one, other in zip(captures, again, strict=True):
+        records = {each.at: each for each in (*one.scan.records, *other.scan.records)}
+        in_order = tuple(records[at] for at in sorted(records))
+        merged.append(replace(one, scan=replace(one.scan, records=in_order)))
+    return tuple(merged)
+
+
 def _macs(heard: Heard) -> set[str]:
     packet = heard.outer or heard.packet
     return {each for each in (packet.src_mac, packet.dst_mac) if each is not None}
@@ -430,9 +440,14 @@ def answer_captures(
         if guess and others:
             raise UsageError(f"say which of these is meant:{_asked(others, snapshot)}")
     correlation = correlate(trace, stitched.observation)
-    if correlation.silent and stitched.identities:
-        # Nobody answers, as far as the expected addresses tell: look for the packets under any others.
-        captures = scan_files(paths, (*needles, *stitched.identities))
+    heard = {each.point for each in listenings}
+    missed = any(
+        each.direction is Direction.FORWARD and each.observed is not ObservedSight.SEEN and each.point in heard
+        for each in correlation.passages
+    )
+    if correlation.silent and missed and stitched.identities:
+        # As far as the expected addresses tell, it is lost: look for the packet under any others.
+        captures = _merged(captures, scan_files(paths, stitched.identities))
         placer = _Placer(captures, devices, snapshot)
         stitched = stitch(trace, placer.packets(flow.family), listenings)
         correlation = correlate(trace, stitched.observation)
@@ -444,9 +459,7 @@ def answer_captures(
         if tap.full_ns is not None
     ]
     foreign = [
-        Gap(
-            section="capture", netns=each, reason="its MAC addresses are of no device here, and are left out of account"
-        )
+        Gap(section="capture", netns=each, reason="its MAC addresses are of no device here, and are passed over")
         for each in placer.foreign
     ]
     said_of_captures = (*gaps, *cut, *full, *foreign, *stitched.gaps)

@@ -359,7 +359,7 @@ class _Sorter:
     def identities(self, probes: Sequence[_Probe]) -> tuple[bytes, ...]:
         """Return the bytes by which the first few packets of the flow are found under any addresses."""
         found: dict[bytes, None] = {}
-        for each in probes[:4]:
+        for each in probes[:2]:
             sent = each.first.heard
             if sent.packet.proto == 6 and sent.number is not None:
                 following = (0 if sent.ack is None else sent.ack).to_bytes(4, "big")

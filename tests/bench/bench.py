@@ -199,6 +199,7 @@ def main() -> int:
         "netfilter": rows_of("netfilter.py"),
         "rules": rows_of("rules.py"),
         "bundles": rows_of("bundles.py"),
+        "captures": rows_of("captures.py"),
         "harmless": rows_of("harmless.py", "--engine", args.engine),
     }
     if args.json:

@@ -1,10 +1,11 @@
 """How long `nettrace replay` takes to follow a flow through a capture of a million packets, beside tcpdump and tshark.
 
-A pcapng with four interfaces is made, of which a few packets belong to the flow: one that a container sends beyond its
-host, translated at the uplink, and answered (`delivered`), or with its answer lost (`stopped`, which looks twice).
+A pcapng with four interfaces is made, of which a few packets belong to the flow: pings that a container sends beyond
+its host, translated at the uplink, and answered (`delivered`), or lost before the uplink (`stopped`: the file is then
+searched twice).
 Whole processes are timed in turns, each with its output to /dev/null: `nettrace replay`, `tcpdump -nr` of the same
-file, and `tshark -n -r` of a twentieth of it where that is installed. nettrace may take 1.5 times what tcpdump takes, and 150 MB of memory
-(ru_maxrss, getrusage(2)). With --check a limit that is not kept is exit code 1.
+file, and `tshark -n -r` of a twentieth of it where that is installed. nettrace may take 1.5 times what tcpdump takes,
+and 150 MB of memory (ru_maxrss, getrusage(2)). With --check a limit that is not kept is exit code 1.
 """
 
 from __future__ import annotations
@@ -71,14 +72,16 @@ def strangers(rng: random.Random, largest: int) -> list[bytes]:
 
 
 def pings(number: int, *, answered: bool) -> list[tuple[int, bytes]]:
-    """One ping of the flow at every interface, in the order of its way, with its answer."""
+    """One ping of the flow at the interfaces that it passes, in their order, with its answer if it has one."""
     payload = struct.pack("<Q", number) + bytes(range(48))
     request = struct.pack("!BBHHH", 8, 0, 0, 77, number) + payload
     reply = struct.pack("!BBHHH", 0, 0, 0, 77, number) + payload
-    there = [ipv4(SOURCE, FAR, 1, number, request)] * 3 + [ipv4(UPLINK, FAR, 1, number, request)]
+    there = [ipv4(SOURCE, FAR, 1, number, request)] * 3
+    if not answered:
+        return list(enumerate(there))
+    there.append(ipv4(UPLINK, FAR, 1, number, request))
     back = [ipv4(FAR, UPLINK, 1, 9, reply)] + [ipv4(FAR, SOURCE, 1, 9, reply)] * 3
-    passing = list(enumerate(there))
-    return passing + list(zip((3, 2, 1, 0), back, strict=True)) if answered else passing
+    return [*enumerate(there), *zip((3, 2, 1, 0), back, strict=True)]
 
 
 def make(file: BinaryIO, count: int, largest: int, *, answered: bool) -> None:
