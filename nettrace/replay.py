@@ -88,8 +88,8 @@ def _timing(bundle: Bundle) -> Timing:
 def observe_again(run: Run, bundle: Bundle) -> Observation | None:
     """Find the run's packets in its capture again; None when the question was asked without a probe."""
     from nettrace.wire.link import ETHERNET
+    from nettrace.wire.ours import read_run
     from nettrace.wire.parse import parse_frame
-    from nettrace.wire.pcapng import read_pcapng
     from nettrace.wire.token import MAX_PROBES, SECRET_BYTES, RunToken
 
     if run.observation is None:
@@ -98,7 +98,6 @@ def observe_again(run: Run, bundle: Bundle) -> Observation | None:
         raise InputError(f"the bundle holds no {CAPTURE}, and its question was asked with a probe")
     if len(run.observation.secret) != SECRET_BYTES or len(run.observation.sent) > MAX_PROBES:
         raise InputError(f"{RUN} tells of a run that nettrace cannot have made")
-    capture = read_pcapng(bundle.members[CAPTURE])
     token = RunToken(
         secret=run.observation.secret,
         proto=run.flow.proto,
@@ -108,6 +107,7 @@ def observe_again(run: Run, bundle: Bundle) -> Observation | None:
         dports=run.dports,
         vxlan_ports=run.tunnels,
     )
+    capture = read_run(bundle.members[CAPTURE], token)
     sightings = []
     for number, frame in enumerate(capture.frames):
         parsed = parse_frame(frame.data, arp_type=run.arp_types.get(frame.point, ETHERNET), run=token)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -55,12 +57,27 @@ def tcpdump(lab: Lab, folder: Path, points: Sequence[str]) -> Iterator[dict[str,
             while b"listening on" not in (line := child.stderr.readline()):
                 assert line, "tcpdump did not start"
         yield files
+        for child in running:
+            wait_until_written(child)
     finally:
         for child in running:
             child.send_signal(signal.SIGINT)
         for child in running:
             with child:
                 child.wait(timeout=20)
+
+
+def wait_until_written(child: subprocess.Popen[bytes]) -> None:
+    """Wait until tcpdump has written all that the kernel had for it: what it has not read when it ends is lost."""
+    assert child.stderr is not None
+    for _ in range(200):
+        child.send_signal(signal.SIGUSR1)
+        line = child.stderr.readline()
+        written, received = re.findall(rb"(\d+) packets? (?:captured|received)", line)[:2]
+        if written == received:
+            return
+        time.sleep(0.05)
+    pytest.fail("tcpdump does not keep up")
 
 
 def said(answer: Said) -> tuple[str, str | None, str | None, str | None]:

@@ -44,6 +44,7 @@ def agree(data: bytes, window: int) -> None:
     assert [each.data for each in all_of_them.records] == [each.data for each in every]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2**32 * NS - 1), DATA), max_size=12), ORDERS, st.booleans(), st.integers(64, 200)
 )
@@ -76,6 +77,7 @@ def sections(draw: st.DrawFn) -> bytes:
     return b"".join(parts)
 
 
+@settings(deadline=None)
 @given(sections(), st.integers(64, 300))
 def test_a_pcapng_is_read_as_the_slow_reader_reads_it(data: bytes, window: int) -> None:
     agree(data, window)
@@ -171,6 +173,7 @@ def test_a_file_that_contradicts_itself_is_refused(data: bytes, reason: str) -> 
         looked(data, (), window=64)
 
 
+@settings(deadline=None)
 @given(sections(), st.data())
 def test_a_file_that_ends_too_early_is_read_up_to_there(data: bytes, more: st.DataObject) -> None:
     size = more.draw(st.integers(12, len(data) - 1))
@@ -193,6 +196,7 @@ def ends(data: bytes) -> list[int]:
     return found
 
 
+@settings(deadline=None)
 @given(st.one_of(sections(), st.just(pcap([(5, b"needle"), (9, b"xx")]))), st.data())
 def test_any_file_is_read_or_refused(data: bytes, more: st.DataObject) -> None:
     content = bytearray(data)
