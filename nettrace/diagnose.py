@@ -196,10 +196,20 @@ def _settled_by_wire(case: Case) -> bool:
     """Tell whether the captures alone prove a stop: the packet was sent, and an open capture did not see it."""
     if case.correlation.errno is not None:
         return True
-    passages = case.correlation.passages
-    if not case.blockers or any(each.observed is ObservedSight.BLIND for each in passages):
+    if not case.blockers:
         return False
-    return any(each.observed is ObservedSight.NOT_SEEN and not each.beyond for each in passages)
+    missed = False
+    for direction in (case.blockers[0].direction, Direction.REPLY):
+        passages = [each for each in case.correlation.passages if each.direction is direction]
+        seen = [index for index, each in enumerate(passages) if each.observed is ObservedSight.SEEN]
+        behind = passages[seen[-1] + 1 :] if seen else passages
+        not_seen = any(each.observed is ObservedSight.NOT_SEEN for each in behind)
+        blind = any(each.observed is ObservedSight.BLIND for each in behind)
+        # Of answers, one open capture on their way tells enough; where the packet itself stops, all must be open.
+        if blind and (direction is case.blockers[0].direction or not not_seen):
+            return False
+        missed = missed or any(each.observed is ObservedSight.NOT_SEEN and not each.beyond for each in behind)
+    return missed
 
 
 # --- stop and hops --------------------------------------------------------------------------------------------------

@@ -230,7 +230,11 @@ class _Sorter:
         going = [each for each in placed if self.forward(each.heard)]
         opening = [each for each in going if (each.heard.packet.tcp_flags or 0) & (_SYN | _ACK) == _SYN]
         if size is not None:
-            going = [each for each in going if each.heard.packet.length >= size]
+            # Cut into fragments on its way it is the same packet still.
+            large = [each for each in going if each.heard.packet.length >= size]
+            whole = [each for each in large if each.heard.packet.df or each.heard.packet.family == 6]
+            keys = {self.key(each.heard) for each in whole or large}
+            going = [each for each in going if self.key(each.heard) in keys]
         elif opening:
             self.synchronised = True
             going = opening

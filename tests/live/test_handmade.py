@@ -49,7 +49,20 @@ def tcpdump(lab: Lab, folder: Path, points: Sequence[str]) -> Iterator[dict[str,
         for point in (*points, "host/any"):
             space, _, device = point.partition("/")
             path = folder / f"{space}-{device}.pcap"
-            argv = ["tcpdump", "-Z", "root", "--immediate-mode", "-U", "-n", "-i", device, "-w", str(path)]
+            argv = [
+                "tcpdump",
+                "-Z",
+                "root",
+                "--immediate-mode",
+                "-s",
+                "2048",
+                "-U",
+                "-n",
+                "-i",
+                device,
+                "-w",
+                str(path),
+            ]
             running.append(subprocess.Popen(lab.command(argv, space), stderr=subprocess.PIPE))
             files[point] = path
         for child in running:
@@ -77,7 +90,7 @@ def wait_until_written(child: subprocess.Popen[bytes]) -> None:
         if written == received:
             return
         time.sleep(0.05)
-    pytest.fail("tcpdump does not keep up")
+    pytest.fail(f"tcpdump does not keep up: {line!r}")
 
 
 def said(answer: Said) -> tuple[str, str | None, str | None, str | None]:
@@ -111,5 +124,6 @@ def test_captures_by_hand_are_judged_as_the_probe_is(docker_lab: Lab, asker: Ask
     asked = ["--snapshot", str(bundle), *question, "--json"]
     for captures in (list(files.values()), [files["app/eth0"], anywhere]):
         replayed = asker.ask(["replay", *map(str, captures), *asked])
-        assert said(replayed) == said(probed), (replayed.err, replayed.out[-3000:])
+        gaps = replayed.out[replayed.out.find('"gaps"') :][:900]
+        assert said(replayed) == said(probed), (captures, replayed.err, gaps)
         assert replayed.code == probed.code
