@@ -8,7 +8,7 @@ gives it, or by the file's own name where it is that of a device.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -407,13 +407,16 @@ def answer_captures(
     *,
     named: Sequence[str] = (),
     throughout: bool = False,
-    guess: bool = False,
+    guess: Callable[[Flow], Snapshot] | None = None,
+    whole: Snapshot | None = None,
 ) -> Answered:
     """Return the verdict of a flow from captures and a snapshot of the same host.
 
-    `named` says where captures were made (see `place`); `throughout` that all of them ran the whole time. With `guess`
-    the flow's protocol and port are those that its ends have spoken, where the captures hold no packet of its own and
-    just one other conversation of theirs. Raises InputError and UsageError.
+    `named` says where captures were made (see `place`); `throughout` that all of them ran the whole time. `whole` is
+    all that was recorded of the host, where `snapshot` is what the flow passes: captures elsewhere have their place in
+    it. With `guess`, which returns the snapshot for another flow, the protocol and port are those that the flow's ends
+    have spoken, where the captures hold no packet of the flow itself and just one other conversation of theirs. Raises
+    InputError and UsageError.
     """
     import time
 
@@ -427,18 +430,19 @@ def answer_captures(
     trace = predict(snapshot, flow)
     needles = _needles(trace)
     captures = scan_files(paths, needles)
-    devices, gaps = place(captures, snapshot, named)
-    placer = _Placer(captures, devices, snapshot)
+    host = whole or snapshot
+    devices, gaps = place(captures, host, named)
+    placer = _Placer(captures, devices, host)
     packets = placer.packets(flow.family)
     listenings = placer.listenings(flow.family, throughout=throughout)
     stitched = stitch(trace, packets, listenings)
     if not stitched.packets:
         others = _between(flow, packets)
-        if guess and len(others) == 1:
+        if guess is not None and len(others) == 1:
             said = replace(flow, proto=others[0].proto, dport=others[0].port)
-            return answer_captures(paths, snapshot, said, named=named, throughout=throughout)
-        if guess and others:
-            raise UsageError(f"say which of these is meant:{_asked(others, snapshot)}")
+            return answer_captures(paths, guess(said), said, named=named, throughout=throughout, whole=host)
+        if guess is not None and others:
+            raise UsageError(f"say which of these is meant:{_asked(others, host)}")
     correlation = correlate(trace, stitched.observation)
     heard = {each.point for each in listenings}
     missed = any(
@@ -448,7 +452,7 @@ def answer_captures(
     if correlation.silent and missed and stitched.identities:
         # As far as the expected addresses tell, it is lost: look for the packet under any others.
         captures = _merged(captures, scan_files(paths, stitched.identities))
-        placer = _Placer(captures, devices, snapshot)
+        placer = _Placer(captures, devices, host)
         stitched = stitch(trace, placer.packets(flow.family), listenings)
         correlation = correlate(trace, stitched.observation)
     cut = [Gap(section="capture", netns=each.label, reason=each.scan.cut) for each in captures if each.scan.cut]

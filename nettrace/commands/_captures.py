@@ -6,19 +6,22 @@ Without a snapshot nobody can say what should have happened: then the conversati
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from nettrace.errors import InputError, UsageError
-from nettrace.model.flow import Proto
+from nettrace.model.base import IPAddress
+from nettrace.model.flow import Flow, Proto
+from nettrace.model.snapshot import Snapshot
 from nettrace.model.verdict import EXIT_CODE, Result
 
 if TYPE_CHECKING:
     from nettrace.conversations import Conversation
-    from nettrace.model.snapshot import Gap, Snapshot
+    from nettrace.model.snapshot import Gap
 
 __all__ = ["are_captures", "replay_captures", "sum_of_sizes"]
 
@@ -80,10 +83,18 @@ def replay_captures(
                 "with `nettrace bundle create`, or its before.json)"
             )
         return _list(paths, as_json=as_json)
-    return _answer(paths, rest, _snapshot(snapshot), points, throughout, proto, port, size, family, as_json)
+    return _answer(paths, rest, _known(snapshot), points, throughout, proto, port, size, family, as_json)
 
 
-def _snapshot(path: Path) -> Snapshot:
+class _Known(msgspec.Struct, frozen=True):
+    """What is known of the host: its snapshot, the names that were looked up on it, and what it was recorded for."""
+
+    snapshot: Snapshot
+    names: Mapping[str, IPAddress] = {}
+    flow: Flow | None = None
+
+
+def _known(path: Path) -> _Known:
     """Read a snapshot: a JSON file, or the one in a bundle."""
     from nettrace.handmade import read_snapshot
 
@@ -95,17 +106,20 @@ def _snapshot(path: Path) -> Snapshot:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if start == b"{":
-        return read_snapshot(path)
+        return _Known(read_snapshot(path))
     from nettrace.bundle.archive import read_bundle
-    from nettrace.replay import snapshot_of
+    from nettrace.bundle.format import RUN, Run
+    from nettrace.replay import names_of, snapshot_of
 
-    return snapshot_of(read_bundle(path))
+    bundle = read_bundle(path)
+    flow = bundle.decode(RUN, Run).flow if RUN in bundle.members else None
+    return _Known(snapshot_of(bundle), names_of(bundle), flow)
 
 
 def _answer(
     paths: Sequence[Path],
     ends: Sequence[str],
-    snapshot: Snapshot,
+    known: _Known,
     points: Sequence[str],
     throughout: bool,
     proto: str | None,
@@ -115,11 +129,13 @@ def _answer(
     as_json: bool,
 ) -> int:
     from nettrace.collect.resolve import parse_endpoint
-    from nettrace.commands.path import ask, check_size, show
+    from nettrace.commands.path import ask, check_size, look, show
     from nettrace.conversations import word_for
     from nettrace.handmade import answer_captures, choose_conversation
-    from nettrace.recorded import resolve_recorded
+    from nettrace.recorded import RecordedHost, resolve_recorded
+    from nettrace.replay import new_question
 
+    snapshot = known.snapshot
     guess = proto is None and port is None
     if not ends:
         chosen = choose_conversation(paths, snapshot, points, Proto(proto) if proto else None, port)
@@ -134,11 +150,32 @@ def _answer(
         dport=question.port,
         size=question.size,
         family=question.family,
+        names=known.names,
     )
     check_size(flow)
-    answered = answer_captures(paths, snapshot, flow, named=points, throughout=throughout, guess=guess)
+
+    def on_the_way(flow: Flow) -> Snapshot:
+        """Return what of the host the flow passes, as it is read of a live one."""
+        seen, _trace = look(RecordedHost(snapshot, flow), flow)
+        other = known.flow is not None and _what(known.flow) != _what(flow)
+        return new_question(seen, flow).before if other else seen
+
+    answered = answer_captures(
+        paths,
+        on_the_way(flow),
+        flow,
+        named=points,
+        throughout=throughout,
+        guess=on_the_way if guess else None,
+        whole=snapshot,
+    )
     show(answered.verdict, as_json=as_json)
     return EXIT_CODE[answered.verdict.outcome]
+
+
+def _what(flow: Flow) -> tuple[object, ...]:
+    """Return what a flow's entries in conntrack are told by."""
+    return (flow.src.netns, flow.dst.address, flow.proto, flow.dport)
 
 
 def _list(paths: Sequence[Path], *, as_json: bool) -> int:
