@@ -254,7 +254,7 @@ class _Reader:
         tap = self.taps[number]
         size = min(end - start, self.keep)
         if tap.full is not None or tap.kept >= self.most or self.room < size:
-            tap.full = at_ns if tap.full is None else min(tap.full, at_ns)
+            tap.full = at_ns
             return
         tap.kept += 1
         self.room -= size
@@ -333,7 +333,7 @@ class _Pcap(_Reader):
     def take(self) -> None:
         kept, length = struct.unpack_from(self.order + "II", self.buffer, self.seen + 8)
         start = self.seen + 16
-        if self.holds(start, start + kept):
+        if self.taps[0].full is None and self.holds(start, start + kept):
             self.keep_record(0, self._time(self.seen), start, start + kept, max(length, kept), None)
 
 
@@ -431,9 +431,9 @@ class _Pcapng(_Reader):
         start = at + 28
         if kept > claimed - 32:
             raise self.fail("a packet is longer than its block", at)
-        if not self.holds(start, start + kept):
+        tap, at_ns = self._packet_time(number, at)
+        if tap.full is not None or not self.holds(start, start + kept):
             return
-        _tap, at_ns = self._packet_time(number, at)
         way: Way | None = None
         for code, value in self._options(start + kept + -kept % 4, at + claimed - 4):
             if code == _EPB_FLAGS and len(value) == 4:
