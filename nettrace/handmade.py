@@ -273,6 +273,8 @@ class _Placer:
         self.captures, self.devices, self.snapshot = captures, devices, snapshot
         self.links = {(ns.id, link.ifindex): link for ns in snapshot.namespaces for link in rows(ns.links)}
         self.macs = {link.mac for link in self.links.values() if link.mac is not None and not link.loopback}
+        #: Files that tell of devices by numbers which their namespace does not have.
+        self.misfits: set[str] = set()
         #: Files whose MAC addresses are of no device here: rewritten, as captures are that are passed on.
         self.foreign: list[str] = []
         self.tunnels = tuple({link.vxlan.port for link in self.links.values() if link.vxlan is not None}) or (4789,)
@@ -312,6 +314,8 @@ class _Placer:
     def _at(self, capture: Capture, device: Device, record: Record, heard: Heard) -> Placed | None:
         if heard.ifindex is not None:
             link = self.links.get((device.ns.id, heard.ifindex))
+            if link is None:
+                self.misfits.add(capture.label)
             if link is None or (device.link is not None and device.link.ifindex != link.ifindex):
                 return None
             device = replace(device, link=link)
@@ -349,6 +353,8 @@ class _Placer:
                 blind = f"its capture lost {tap.dropped} packets"
             elif 0 < tap.snaplen < least:
                 blind = f"its capture cut packets at {tap.snaplen} bytes, too short to tell them apart"
+            elif device.link is None and capture.label in self.misfits:
+                blind = f"its capture knows devices that {device.ns.name} does not have: is it another namespace's?"
             elif tap.filter:
                 blind = f"its capture was filtered ({tap.filter})"
             ends = [each for each in (tap.last_ns, tap.full_ns) if each is not None]

@@ -346,6 +346,19 @@ def test_one_capture_at_all_interfaces_tells_each_by_its_number(
     assert set(states(answered).values()) == {Open}
 
 
+def test_a_capture_of_another_namespace_is_not_taken_for_the_hosts(
+    healthy: tuple[Snapshot, Flow], host: Host, tmp_path: Path
+) -> None:
+    ping(host)
+    every = [(at_ns, cooked(2, 4711, 4, data)) for at_ns, data in host.packets["app/eth0"]]
+    anywhere = tmp_path / "any.pcap"
+    anywhere.write_bytes(pcap(every, linktype=276, nanoseconds=True))
+    host.noise(T0 + 9 * NS)
+    answered = answer_captures([anywhere, host.files(tmp_path)[0]], *healthy)
+    assert [states(answered)[point] for point in WAY] == [Open, Blind, Blind, Blind]
+    assert "another namespace's" in reasons(answered)
+
+
 @pytest.mark.parametrize(
     ("linktype", "framed"),
     [

@@ -35,6 +35,8 @@ def are_captures(paths: Sequence[Path]) -> int:
 
     for count, path in enumerate(paths):
         try:
+            if not path.is_file():  # a pipe would be waited for
+                return count
             with path.open("rb") as file:
                 if not is_capture(file.read(4)):
                     return count
@@ -99,10 +101,10 @@ def _known(path: Path) -> _Known:
     from nettrace.handmade import read_snapshot
 
     try:
-        with path.open("rb") as file:
-            start = file.read(1)
-    except IsADirectoryError:
         start = b""
+        if path.is_file() or not path.exists():
+            with path.open("rb") as file:
+                start = file.read(1)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if start == b"{":
