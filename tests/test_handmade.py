@@ -600,6 +600,8 @@ def test_without_a_snapshot_conversations_are_shown_and_nothing_is_settled(
         (("x.pcap", "app", "8.8.8.8", *SNAPSHOT), 4, "--point x.pcap=web/eth0"),
         (("broken.pcap", "app", "8.8.8.8", *SNAPSHOT), 4, "broken.pcap"),
         (("broken.pcap",), 4, "broken.pcap"),
+        (("x.pcap", "app", "8.8.8.8", *SNAPSHOT, "--predict"), 2, "--predict"),
+        (("x.pcap", "app", "8.8.8.8", *SNAPSHOT, "--port", "80"), 2, "--proto"),
     ],
 )
 def test_what_cannot_be_done_is_said(

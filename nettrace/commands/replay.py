@@ -73,13 +73,18 @@ def command(
     predict_only: bool,
     as_json: bool,
 ) -> int:
-    """Diagnose the support bundle FILE: the question that was recorded in it, or a new one from SRC to DST."""
+    """Diagnose the support bundle FILE: the question that was recorded in it, or a new one from SRC to DST.
+
+    Or follow a flow through captures made by hand (pcap, pcapng), judged by a --snapshot of the host.
+    """
     from nettrace.bundle.archive import read_bundle
     from nettrace.commands._captures import are_captures, replay_captures, sum_of_sizes
     from nettrace.commands.path import ask, show
     from nettrace.replay import MAX_CPU_S, bounded
 
     if snapshot is not None or points or throughout or are_captures([file]):
+        if predict_only:
+            raise UsageError("--predict asks the model alone, and captures tell it nothing: leave one of them out")
         said = context.get_parameter_source("proto") is not click.core.ParameterSource.DEFAULT
         # What a capture takes grows with it; a machine of any age searches a megabyte in a fraction of a second.
         with bounded(file, cpu_s=MAX_CPU_S + sum_of_sizes((file, *map(Path, words))) / 1_000_000):
