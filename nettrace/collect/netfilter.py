@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nettrace.collect.netlink import NETLINK_NETFILTER, Channel, attribute
+from nettrace.collect.netlink import NETLINK_NETFILTER, Channel, attribute, attributes
 from nettrace.collect.proc import module_available, read_text
 from nettrace.model.base import Missing, Present
 from nettrace.model.snapshot import DumpFormat, NetfilterDump
@@ -25,7 +25,7 @@ from nettrace.netns import Netns
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["Listing", "Tools", "is_whole", "parse_nft_chains"]
+__all__ = ["Listing", "Tools", "is_whole", "parse_nft_chains", "parse_nft_devices", "with_devices"]
 
 NFT_MSG_GETTABLE = 10 << 8 | 1
 NFT_MSG_GETCHAIN = 10 << 8 | 4
@@ -148,6 +148,7 @@ class Listing:
         self.runs: list[_Run] = []
         self.dumps: list[NetfilterDump] = []
         self.reasons: list[str] = []
+        self.devices: dict[tuple[str, str, str], tuple[str, ...]] = {}
 
     def start(self, ns: Netns) -> None:
         """Find out which tables there are, and run the tools that print them.
@@ -188,7 +189,7 @@ class Listing:
         with Channel(ns, NETLINK_NETFILTER) as channel:
             try:
                 tables = channel.dump(NFT_MSG_GETTABLE, body)
-                chains = parse_nft_chains(channel.dump(NFT_MSG_GETCHAIN, body)) if tables else []
+                messages = channel.dump(NFT_MSG_GETCHAIN, body) if tables else []
             except OSError as error:
                 if error.errno in (22, 95, 93):  # EINVAL, EOPNOTSUPP, EPROTONOSUPPORT: a kernel without nf_tables
                     return
@@ -196,6 +197,7 @@ class Listing:
                 return
         if not tables:
             return
+        chains, self.devices = parse_nft_chains(messages), parse_nft_devices(messages)
         nft = self.tools.find("nft")
         if nft is not None:
             self._start([nft, "-j", "list", "ruleset"], DumpFormat.NFT_JSON, "nft", "all")
@@ -237,6 +239,8 @@ class Listing:
             done = run.finish()
             if isinstance(done, str):
                 self.reasons.append(done)
+            elif self.devices and done.format is DumpFormat.NFT_JSON:
+                self.dumps.append(msgspec.structs.replace(done, text=with_devices(done.text, self.devices)))
             else:
                 self.dumps.append(done)
         self.runs = []
@@ -261,3 +265,32 @@ def parse_nft_chains(messages: Sequence[bytes]) -> list[tuple[str, str, str]]:
         names = [(each or b"").rstrip(b"\0").decode(errors="replace") for each in (table, chain)]
         found.append((NFPROTO.get(message[16], str(message[16])), names[0], names[1]))
     return found
+
+
+def parse_nft_devices(messages: Sequence[bytes]) -> dict[tuple[str, str, str], tuple[str, ...]]:
+    """Return the devices of every chain that is bound to some, by (family, table, chain) (nft_dump_basechain_hook)."""
+    found: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    for message, place in zip(messages, parse_nft_chains(messages), strict=True):
+        hook = attribute(message, 4, offset=NFGENMSG_BYTES)
+        if hook is None:
+            continue
+        several = attribute(hook, 4)
+        names = [payload for kind, payload in attributes(several) if kind == 1] if several is not None else []
+        single = attribute(hook, 3)
+        if not names and single is not None:
+            names = [single]
+        if names:
+            found[place] = tuple(each.rstrip(b"\0").decode(errors="replace") for each in names)
+    return found
+
+
+def with_devices(listing: str, devices: Mapping[tuple[str, str, str], Sequence[str]]) -> str:
+    """Add the devices of chains to nft's JSON: nft 1.0.6 leaves them out, and the chain would seem to be for all."""
+    document = msgspec.json.decode(listing)
+    for each in document.get("nftables", []):
+        chain = each.get("chain")
+        if isinstance(chain, dict):
+            bound = devices.get((chain.get("family"), chain.get("table"), chain.get("name")))
+            if bound and "dev" not in chain:
+                chain["dev"] = list(bound)
+    return msgspec.json.encode(document).decode()

@@ -56,11 +56,24 @@ _TABLES: dict[str, str] = {
     "cni_hostport": "cni",
 }
 
+#: What Docker puts into chains that belong to nobody (bridge driver: setup_ip_tables_linux.go, iptabler); a rule of
+#: another hand may name its bridges as well.
+_BRIDGE = r"(?:docker0|docker_gwbridge|br-[0-9a-f]{12})"
+_DOCKER_RULES = "|".join(
+    (
+        rf"FORWARD -o {_BRIDGE} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        rf"FORWARD -i {_BRIDGE} (?:(?:! )?-o {_BRIDGE} )?-j (?:ACCEPT|DROP)",
+        rf"POSTROUTING (?:-s \S+ )?(?:! )?-o {_BRIDGE} (?:-m addrtype --src-type LOCAL )?"
+        r"-j (?:MASQUERADE|SNAT --to-source \S+)",
+        rf"PREROUTING -d \S+ ! -i {_BRIDGE} (?:-p \w+ -m \w+ --dport \d+ )?-j DROP",
+    )
+)
+
 _TEXT: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (owner, re.compile(pattern))
     for owner, pattern in (
         ("podman", r"netavark|NETAVARK"),
-        ("docker", r"\bDOCKER(?:-[A-Z0-9-]+|_[A-Z_]+)?\b|\bdocker(?:0|_gwbridge)\b|\bbr-[0-9a-f]{12}\b"),
+        ("docker", rf"\bDOCKER(?:-[A-Z0-9-]+|_[A-Z_]+)?\b|^-A (?:{_DOCKER_RULES})$"),
         ("cilium", r"cilium"),
         ("calico", r"\bcali[-:]"),
         ("kube", r"\bKUBE-|kubernetes|kube-proxy"),

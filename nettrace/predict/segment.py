@@ -40,7 +40,8 @@ class Places:
         if stage == "output" and view.id == self.src:
             return Segment.SOURCE
         if stage == "local":
-            return Segment.DESTINATION if view.id == self.dst else Segment.SOURCE
+            ends = {self.src: Segment.SOURCE, self.dst: Segment.DESTINATION}
+            return ends.get(view.id, Segment.HOST)
         return Segment.HOST
 
     def device(self, view: View, link: Link) -> Segment:

@@ -542,6 +542,8 @@ class _Walk:
 
     def _xmit(self, view: View, out: Link, packet: Packet, *, dst_mac: str | None) -> None:
         """Transmit a frame on a device."""
+        if out.up:
+            packet = self._device_hook(view, Hook.EGRESS, out, packet)
         point = self.places.point(view, out)
         facts: dict[str, Any] = {
             "kind": StepKind.XMIT,
@@ -823,6 +825,7 @@ class _Walk:
             )
         else:
             self._add(Step(text=f"in by {device.name}", point=point, **facts))
+            packet = self._device_hook(view, Hook.INGRESS, device, packet)
         if device.master is not None and device.master in view.links and view.links[device.master].kind == "bridge":
             self._bridge_input(view, view.links[device.master], device, packet, dst_mac)
             return
@@ -915,6 +918,7 @@ class _Walk:
             )
         else:
             self._add(Step(text=f"up to {bridge.name}", point=point, **facts))
+            packet = self._device_hook(view, Hook.INGRESS, bridge, packet)
         self._hook(view, Hook.INPUT, packet, self.table.begin(view, packet), "bridge", family="bridge", iif=bridge.name)
         self._ip_receive(view, bridge, packet, tracked=tracking)
 
@@ -1283,7 +1287,7 @@ class _Walk:
         hook: Hook,
         packet: Packet,
         tracking: Tracking,
-        stage: str,
+        stage: str | Segment,
         *,
         family: str | None = None,
         iif: str | None = None,
@@ -1294,6 +1298,8 @@ class _Walk:
         """Run a netfilter hook and record it; a drop ends the leg, and the walk goes on beyond as if accepted."""
         result = run_hook(view, hook, packet, tracking, family=family, iif=iif, oif=oif, physin=physin, physout=physout)
         segment = Segment.BRIDGE if stage == "bridge" else self.places.stack(view, stage)
+        if isinstance(stage, Segment):
+            segment = stage
         facts: dict[str, Any] = {
             "kind": StepKind.HOOK,
             "netns": view.id,
@@ -1304,7 +1310,7 @@ class _Walk:
         }
         name = f"{family or ('ip' if packet.family == 4 else 'ip6')} {hook.upper()}"
         if isinstance(view.ns.netfilter, Missing):
-            self._doubt(view, stage, unread_text(view, "netfilter"), packet)
+            self._doubt(view, str(stage), unread_text(view, "netfilter"), packet)
         if result.verdict is FilterVerdict.ACCEPT:
             if result.trail or result.nats or result.packet != packet:
                 nats = "; ".join(_nat_text(each) for each in result.nats)
@@ -1321,6 +1327,17 @@ class _Walk:
         if result.verdict is FilterVerdict.STOLEN:
             raise _End
         return result
+
+    def _device_hook(self, view: View, hook: Hook, device: Link, packet: Packet) -> Packet:
+        """Run what nft has at a device itself: behind packet sockets on the way in, before them on the way out.
+
+        See nf_ingress in __netif_receive_skb_core and nf_hook_egress in __dev_queue_xmit (net/core/dev.c).
+        """
+        if not view.ruleset.base_chains("netdev", hook):
+            return packet
+        iif, oif = (device.name, None) if hook is Hook.INGRESS else (None, device.name)
+        stage = self.places.device(view, device)
+        return self._hook(view, hook, packet, Tracking(), stage, family="netdev", iif=iif, oif=oif).packet
 
     def _doubt(self, view: View, stage: str, text: str, packet: Packet) -> None:
         """Record that the model cannot tell from here on, and go on as if the packet passed."""

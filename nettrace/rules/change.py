@@ -251,26 +251,26 @@ def _dumps(netns: int, edit: Callable[[NetfilterDump], NetfilterDump]) -> Change
 
 
 def _edit_iptables(netns: int, backend: str, family: str, table: str, edit: Callable[[list[str]], list[str]]) -> Change:
-    """Edit the lines of one table of an iptables-save dump."""
+    """Edit the lines of one table of an iptables-save dump, or of an ebtables-save dump, which has no COMMIT."""
+    format = DumpFormat.EBTABLES_SAVE if family == "bridge" else DumpFormat.IPTABLES_SAVE
 
     def edit_dump(dump: NetfilterDump) -> NetfilterDump:
-        if (dump.format, dump.backend, dump.family) != (DumpFormat.IPTABLES_SAVE, backend, family):
+        if (dump.format, dump.backend, dump.family) != (format, backend, family):
             return dump
         out: list[str] = []
         body: list[str] | None = None
-        for line in dump.text.splitlines():
-            if line.startswith("*"):
-                out.append(line)
-                body = [] if line[1:].strip() == table else None
-            elif body is not None and line.strip() == "COMMIT":
+        for line in [*dump.text.splitlines(), "*"]:
+            if body is not None and (line.startswith("*") or line.strip() == "COMMIT"):
                 out.extend(edit(body))
-                out.append(line)
                 body = None
+            if line.startswith("*") and line[1:].strip() == table:
+                body = []
+                out.append(line)
             elif body is not None:
                 body.append(line)
             else:
                 out.append(line)
-        return replace(dump, text="\n".join(out) + "\n")
+        return replace(dump, text="\n".join(out[:-1]) + "\n")
 
     return _dumps(netns, edit_dump)
 

@@ -138,42 +138,66 @@ def _drops_invalid(step: Step, ref: RuleRef) -> bool:
     return step.hook is not None and step.hook.tracking.state in states and "invalid" in ref.text.lower()
 
 
+#: What Docker's own dropping rules look like, as iptables-save prints them, by the fault that they are: the chain
+#: alone does not tell, as anyone can put a rule into it. Every version's layout (moby, bridge driver and iptabler).
+_DOCKER_DROPS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("filter.icc-disabled", re.compile(r"-A (?:DOCKER-)?FORWARD -i (\S+) -o \1 -j DROP")),
+    ("filter.network-isolation", re.compile(r"-A DOCKER-ISOLATION(?:-STAGE-2)? (?:-i \S+ )?-o \S+ -j DROP")),
+    (
+        "filter.internal-network",
+        re.compile(r"-A DOCKER-(?:ISOLATION-STAGE-1|INTERNAL) ! -[sd] \S+(?: (?:! )?-[io] \S+){1,2} -j DROP"),
+    ),
+    ("filter.unpublished-port-drop", re.compile(r"-A DOCKER ! -i (\S+) -o \1 -j DROP")),
+    (
+        "filter.direct-access-drop",
+        re.compile(r"-A PREROUTING -d \S+ ! -i (\S+) (?:-p \w+ -m \w+ --dport \d+ )?-j DROP"),
+    ),
+)
+#: The same in the comments of the rules that Docker writes into its nft tables.
+_DOCKER_COMMENTS = {
+    "INTERNAL NETWORK": "filter.internal-network",
+    "DROP DIRECT ACCESS": "filter.direct-access-drop",
+    "DROP REMOTE LOOPBACK": "filter.direct-access-drop",
+    "UNPUBLISHED PORT DROP": "filter.unpublished-port-drop",
+    '"ICC"': "filter.icc-disabled",
+}
+
+
 def _engine_rule_fault(case: Case, step: Step, ref: RuleRef) -> str | None:
     """Return the code of a drop that the engine itself wrote, None when it did not."""
     if ref.index is None:
         return None
-    ours = ref.owner in ENGINES
-    same = re.search(r"(?<!! )-i (\S+) -o \1(?: |$)", ref.text)
-    bridge = same[1] if same else None
-    comment = ref.text
-    if bridge is not None or '"ICC"' in comment:
-        network = case.network_of_bridge(bridge) if bridge is not None else _network_of_chain(case, ref)
+    code = _engine_wrote(ref)
+    if code == "filter.icc-disabled":
         # Only what the engine meant is icc; the same rule from another hand is that hand's rule.
-        if network is not None and network.icc is False and ref.chain not in ("DOCKER-USER",):
-            return "filter.icc-disabled"
-        return None
-    if not ours:
-        return None
-    if "INTERNAL" in ref.chain or "INTERNAL NETWORK" in comment:
-        return "filter.internal-network"
-    if "ISOLATION" in ref.chain:
-        network = _network_in(case, ref)
-        if network is not None and network.internal and ("! -s " in ref.text or "! -d " in ref.text):
-            return "filter.internal-network"
+        same = re.search(r"(?<!! )-i (\S+) -o \1(?: |$)", ref.text)
+        network = case.network_of_bridge(same[1]) if same else _network_of_chain(case, ref)
+        return code if network is not None and network.icc is False else None
+    if code == "filter.direct-access-drop":
+        away = re.search(r"! -i (\S+)", ref.text)
+        known = away is None or away[1] == "lo" or case.network_of_bridge(away[1]) is not None
+        return code if known else None
+    if code == "filter.unpublished-port-drop" and case.container_of(case.flow.src) is not None:
         return "filter.network-isolation"
-    if ref.table == "raw" or "DROP DIRECT ACCESS" in comment or "DROP REMOTE LOOPBACK" in comment:
-        return "filter.direct-access-drop"
-    if re.search(r"! -i (\S+) -o \1(?: |$)", ref.text) or "UNPUBLISHED PORT DROP" in comment:
-        source = case.container_of(case.flow.src)
-        return "filter.network-isolation" if source is not None else "filter.unpublished-port-drop"
-    return None
+    return code
 
 
-def _network_in(case: Case, ref: RuleRef) -> Network | None:
-    for network in case.before.intent.networks:
-        if network.bridge is not None and re.search(rf"-[io] {re.escape(network.bridge)}(?: |$)", ref.text):
-            return network
-    return None
+def _engine_wrote(ref: RuleRef) -> str | None:
+    if ref.owner not in ENGINES and not ref.text.startswith("-A "):
+        return None
+    if not ref.text.startswith("-A "):
+        return next((code for mark, code in _DOCKER_COMMENTS.items() if mark in ref.text), None)
+    if ref.owner in ENGINES and ref.owner != "docker" and "ISOLATION" in ref.chain:
+        return "filter.network-isolation"
+    tables = {"filter.direct-access-drop": "raw"}
+    return next(
+        (
+            code
+            for code, shape in _DOCKER_DROPS
+            if ref.table == tables.get(code, "filter") and shape.fullmatch(ref.text)
+        ),
+        None,
+    )
 
 
 def _network_of_chain(case: Case, ref: RuleRef) -> Network | None:

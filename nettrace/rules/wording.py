@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 from nettrace.correlate import Blocker
 from nettrace.model.netfilter import RuleRef
@@ -31,6 +32,10 @@ ERRNO_TEXT = {
 }
 
 
+#: Masks over the whole address, which iptables-save prints and -D does not take for the default that they are.
+_FULL_MASK = re.compile(r" --(?:mask (?:255\.255\.255\.255|ffff(?::ffff){7})|connlimit-mask (?:32|128))(?= )")
+
+
 def names(view: View) -> dict[int, str]:
     """Return ifindex → name of a namespace."""
     return {index: link.name for index, link in view.links.items()}
@@ -53,13 +58,13 @@ def enter(case: Case, netns: int) -> str:
 
 def program(ref: RuleRef) -> str:
     """Return the command that edits the table a rule stands in."""
-    base = "ip6tables" if ref.family == "ip6" else "iptables"
+    base = {"ip6": "ip6tables", "bridge": "ebtables", "arp": "arptables"}.get(ref.family, "iptables")
     return f"{base}-legacy" if ref.backend == "legacy" else base
 
 
 def is_native_nft(ref: RuleRef) -> bool:
     """Tell whether a rule is nft's own, not one of iptables."""
-    return ref.backend == "nft" and not (ref.text.startswith(("-A ", ":")) or ref.family == "bridge_ebtables")
+    return ref.backend == "nft" and not ref.text.startswith(("-A ", ":"))
 
 
 def place_of(ref: RuleRef) -> str:
@@ -76,7 +81,7 @@ def delete_command(case: Case, netns: int, ref: RuleRef) -> str:
     if is_native_nft(ref):
         handle = f"handle {ref.handle}" if ref.handle is not None else "handle <n>  # nft -a list ruleset shows it"
         return f"{prefix}nft delete rule {ref.family} {ref.table} {ref.chain} {handle}"
-    return f"{prefix}{program(ref)} -t {ref.table} -D {ref.text.removeprefix('-A ')}"
+    return f"{prefix}{program(ref)} -t {ref.table} -D {_FULL_MASK.sub('', ref.text.removeprefix('-A '))}"
 
 
 def policy_command(case: Case, netns: int, ref: RuleRef) -> str:

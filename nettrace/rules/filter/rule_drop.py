@@ -12,9 +12,12 @@ Seen in the field: own rules in DOCKER-USER block more than meant, often the ans
 
 from __future__ import annotations
 
-from nettrace.rules.base import Result, fired, rule
+from nettrace.model.path import Reason
+from nettrace.rules.base import Hit, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.faults import FilterWords, filter_hits
+from nettrace.rules.faults import FilterWords, blockers, filter_hits
+from nettrace.rules.rewrites import LIFETIME, culprit, delete_mend
+from nettrace.rules.wording import place_of, rule_evidence, wire_evidence
 
 WORDS = FilterWords(
     title="a rule {verb} the packet: {rule}",
@@ -23,8 +26,32 @@ WORDS = FilterWords(
 
 
 def check(case: Case) -> Result:
-    """Fire for each stop that is this fault."""
-    return fired(*filter_hits(case, "filter.rule-drop", WORDS))
+    """Fire for each stop that is this fault, and for a packet that a rule leaves no time to live."""
+    return fired(*filter_hits(case, "filter.rule-drop", WORDS), *_short_lived(case))
+
+
+def _short_lived(case: Case) -> list[Hit]:
+    hits = []
+    for blocker, step in blockers(case, Reason.TTL_EXCEEDED):
+        found = culprit(case, blocker, LIFETIME)
+        if found is None:
+            continue
+        view = case.world.views[step.netns]
+        hits.append(
+            Hit(
+                title=f"a rule leaves the packet no time to live: {found.rule.text}",
+                explanation=f"{place_of(found.rule)} sets the TTL so low that {view.name} must discard the packet "
+                "instead of forwarding it.",
+                at=f"{view.name}/{step.device}" if step.device else view.name,
+                evidence=(*rule_evidence(case, found.step.netns, found.rule), *wire_evidence(case, blocker)),
+                mend=delete_mend(case, found, "Delete the rule, or let it set a TTL that lasts."),
+                basis=blocker.basis,
+                blocker=blocker,
+                device=step.device,
+                netns=step.netns,
+            )
+        )
+    return hits
 
 
 RULE = rule("filter.rule-drop", check, rank=60, needs=("netfilter",))

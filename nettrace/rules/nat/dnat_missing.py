@@ -45,7 +45,8 @@ def check(case: Case) -> Result:
     for blocker in taken_for_host(case, ask.host):
         port = f"{want.port.host_port}/{want.port.proto}"
         if right:
-            hook = Hook.PREROUTING if ask.incoming is not None else Hook.OUTPUT
+            # The host's own packets come back in by the loopback device.
+            hook = Hook.PREROUTING if ask.incoming not in (None, "lo") else Hook.OUTPUT
             hits.append(
                 publish_hit(
                     case,

@@ -12,15 +12,20 @@ Seen in the field: no public report of its own was read; a SNAT to an address th
 
 from __future__ import annotations
 
+from nettrace.model.path import Direction, Segment
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_rule
 from nettrace.rules.nat_facts import leaving, nat_hit, shadowing
-from nettrace.rules.wording import delete_command, rule_evidence
+from nettrace.rules.rewrites import TRACKING, culprit, delete_mend
+from nettrace.rules.wording import delete_command, place_of, rule_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
     """Fire when the packet leaves with an address that is not the host's although a rule for it stands."""
+    untracked = _untracked(case)
+    if untracked is not None:
+        return fired(untracked)
     out = leaving(case)
     if out is None or not (out.covering or out.translated):
         return fired()
@@ -43,6 +48,27 @@ def check(case: Case) -> Result:
         evidence=rule_evidence(case, out.netns, earlier),
     )
     return fired(hit)
+
+
+def _untracked(case: Case) -> Hit | None:
+    """Find the rule that keeps the packet or its answer from conntrack, without which nothing is translated."""
+    for blocker in case.blockers:
+        found = culprit(case, blocker, TRACKING)
+        if found is None or found.step.hook is None or found.step.netns != case.world.host:
+            continue
+        whose = "the answer" if found.step in case.steps(Direction.REPLY) else "the packet"
+        return Hit(
+            title=f"{whose} is kept from connection tracking, and so from address translation: {found.rule.text}",
+            explanation=f"MASQUERADE stands, but {place_of(found.rule)} takes {whose} out of the connection that it "
+            "belongs to, so its address is not translated.",
+            at=case.world.views[found.step.netns].name,
+            evidence=(*rule_evidence(case, found.step.netns, found.rule), *wire_evidence(case, blocker)),
+            mend=delete_mend(case, found, "Delete the rule, or narrow it to traffic that needs no translation."),
+            basis=blocker.basis,
+            blocker=blocker,
+            segment=Segment.REMOTE if blocker.direction is Direction.REPLY else None,
+        )
+    return None
 
 
 RULE = rule("nat.masquerade-shadowed", check, rank=60, needs=("netfilter",))

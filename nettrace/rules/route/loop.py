@@ -16,14 +16,18 @@ from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.rewrites import LIFETIME, culprit
 from nettrace.rules.wording import TIME_EXCEEDED, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
     """Fire when the TTL runs out on this host."""
     hits = []
-    for blocker, step in blockers(case, Reason.TTL_EXCEEDED):
+    here = blockers(case, Reason.TTL_EXCEEDED)
+    for blocker, step in here:
         view = view_of(case, step)
+        if culprit(case, blocker, LIFETIME) is not None:
+            continue  # filter.rule-drop names the rule
         hits.append(
             Hit(
                 title=f"the packet runs in a circle through {view.name}",
@@ -41,7 +45,7 @@ def check(case: Case) -> Result:
             )
         )
     seen = _back_again(case)
-    if not hits and seen is not None and case.blockers:
+    if not here and seen is not None and case.blockers:
         kind, point, text = seen
         hits.append(
             Hit(
