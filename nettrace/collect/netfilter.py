@@ -290,7 +290,7 @@ def with_devices(listing: str, devices: Mapping[tuple[str, str, str], Sequence[s
     for each in document.get("nftables", []):
         chain = each.get("chain")
         if isinstance(chain, dict):
-            bound = devices.get((chain.get("family"), chain.get("table"), chain.get("name")))
+            bound = devices.get((str(chain.get("family")), str(chain.get("table")), str(chain.get("name"))))
             if bound and "dev" not in chain:
                 chain["dev"] = list(bound)
     return msgspec.json.encode(document).decode()

@@ -16,6 +16,10 @@ from nettrace.predict.world import View, World, unread_text
 _ALL = "00:00:00:00:00:00"
 
 
+#: States in which a MAC is used without asking first (NUD_VALID but for NUD_PERMANENT).
+_LEARNT = ("REACHABLE", "STALE", "DELAY", "PROBE", "NOARP")
+
+
 class Member(Model):
     """One device on a layer-2 segment where frames are taken up by an IP stack."""
 
@@ -131,14 +135,16 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
     if entry is not None and entry.state == "PERMANENT":
         owner = next((each for each, device in owners if device.mac == entry.mac), None)
         return Resolution(how=Resolved.STATIC, mac=entry.mac, owner=owner, entry=entry)
-    if entry is not None and entry.mac is not None and entry.state in ("REACHABLE", "STALE", "DELAY", "PROBE"):
+    if entry is not None and entry.mac is not None and entry.state in _LEARNT:
         for member in segment.members:
             if world.views[member.netns].links[member.ifindex].mac == entry.mac and (member.netns, member.ifindex) != (
                 view.id,
                 link.ifindex,
             ):
                 return Resolution(how=Resolved.CACHED, mac=entry.mac, owner=member, entry=entry)
-        if segment.tunnels and not owners:
+        shut = not (segment.open_ended or segment.unread or segment.tunnels)
+        if (segment.tunnels and not owners) or (shut and owners):
+            # What was learnt is used until it is found to be wrong, also where nobody has that MAC any more.
             return Resolution(how=Resolved.CACHED, mac=entry.mac, entry=entry)
     ignored: str | None = None
     for owner, device in owners:

@@ -22,13 +22,15 @@ ERRORS = ("blackhole", "unreachable", "prohibit")
 class Lookup(Model):
     """Answer of a route lookup. `route` is None when nothing matched; `hop` the next hop that was chosen.
 
-    `rule` is the policy rule that led there. `choices` counts the live next hops of a multipath route.
+    `rule` is the policy rule that led there. `choices` counts the live next hops of a multipath route. `thrown` is a
+    route of type throw that ended the search in its table, where nothing matched after it.
     """
 
     route: Route | None = None
     hop: NextHop | None = None
     rule: PolicyRule | None = None
     choices: int = 1
+    thrown: Route | None = None
 
     @property
     def ifindex(self) -> int | None:
@@ -54,6 +56,7 @@ def lookup(
     if packet.family == 4 and by_priority == DEFAULT_RULES[4]:
         return _unruled_lookup(view, packet, oif=oif, src=src)
     index = 0
+    thrown: Route | None = None
     while index < len(by_priority):
         rule = by_priority[index]
         index += 1
@@ -74,11 +77,12 @@ def lookup(
             continue
         route, hop, choices = found
         if route.kind == "throw":
+            thrown = thrown or route
             continue
         if route.kind not in ERRORS and _suppressed(view, rule, route, hop):
             continue
         return Lookup(route=route, hop=hop, rule=rule, choices=choices)
-    return Lookup()
+    return Lookup(thrown=thrown)
 
 
 def _unruled_lookup(view: View, packet: Packet, *, oif: int | None, src: IPAddress | None) -> Lookup:
@@ -89,14 +93,18 @@ def _unruled_lookup(view: View, packet: Packet, *, oif: int | None, src: IPAddre
     asked after it.
     """
     local, main, default = DEFAULT_RULES[4]
+    thrown: Route | None = None
     for routes in (view.merged, view.tables.get((4, default.table), [])):
         found = _table_lookup(view, routes, packet, oif=oif, src=src)
-        if found is None or found[0].kind == "throw":
+        if found is None:
             continue
         route, hop, choices = found
+        if route.kind == "throw":
+            thrown = thrown or route
+            continue
         rule = {local.table: local, main.table: main}.get(route.table, default)
         return Lookup(route=route, hop=hop, rule=rule, choices=choices)
-    return Lookup()
+    return Lookup(thrown=thrown)
 
 
 def _suppressed(view: View, rule: PolicyRule, route: Route, hop: NextHop | None) -> bool:

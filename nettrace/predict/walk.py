@@ -135,6 +135,8 @@ class _Walk:
         #: The tunnel that the packet is in now.
         self.tunnel: _Tunnel | None = None
         self.next_hop: IPAddress | None = None
+        #: A stop that comes once the frame is out: it went to the device's own MAC.
+        self.unasked: Step | None = None
 
     # -- legs --------------------------------------------------------------------------------------------------
 
@@ -379,6 +381,8 @@ class _Walk:
         if found.route is None:
             reason = Reason.NO_ROUTE
             text = f"no route to {packet.dst} in {view.name}"
+            if found.thrown is not None:
+                text += f": {route_text(found.thrown, names)} ends the search"
         else:
             reason = {
                 "blackhole": Reason.ROUTE_BLACKHOLE,
@@ -387,7 +391,7 @@ class _Walk:
             }.get(found.route.kind)
             text = f"route {route_text(found.route, names)}"
         facts: dict[str, Any] = {
-            "route": found.route,
+            "route": found.route or found.thrown,
             "rule": found.rule,
             "device": self._name(view, found.ifindex),
             "ifindex": found.ifindex,
@@ -492,6 +496,16 @@ class _Walk:
             "neighbour": answer.entry,
             "next_hop": address,
         }
+        if answer.how is neigh.Resolved.NO_ARP and out.noarp and out.arp_type == 1:
+            # The frame goes out to the sender's own MAC, which nobody else on the link takes.
+            self.unasked = Step(
+                outcome=Outcome.DROP,
+                reason=Reason.NEIGHBOUR_FAILED,
+                text=f"{out.name} asks nobody for {address}: ARP is off there (NOARP)",
+                sysctl=f"{out.name}: NOARP",
+                **facts,
+            )
+            return neigh.resolve(self.world, view, replace(out, noarp=False), address, asking=asking).mac
         if answer.how is neigh.Resolved.OWNER and self._unheard(view, out, facts):
             return answer.mac
         if answer.how is neigh.Resolved.UNREAD:
@@ -564,6 +578,7 @@ class _Walk:
         else:
             self._add(Step(text=f"out of {out.name}", **facts))
         if out.kind == "bridge":
+            self._lost_unasked()
             self._bridge_forward(view, out, None, packet, dst_mac)
         elif out.kind == "veth":
             self._veth(view, out, packet, dst_mac)
@@ -574,7 +589,14 @@ class _Walk:
         else:
             self._leave(view, out, packet, f"leaves this host by {out.name}")
 
+    def _lost_unasked(self) -> None:
+        """Stop a frame that was sent to its own sender's MAC, where it is clear that nobody takes it."""
+        if self.unasked is not None:
+            unasked, self.unasked = self.unasked, None
+            self._stop(unasked)
+
     def _leave(self, view: View, out: Link, packet: Packet, text: str) -> NoReturn:
+        self._lost_unasked()
         self._add(
             Step(
                 kind=StepKind.LEAVE,
@@ -825,6 +847,7 @@ class _Walk:
             )
         else:
             self._add(Step(text=f"in by {device.name}", point=point, **facts))
+            self._lost_unasked()
             packet = self._device_hook(view, Hook.INGRESS, device, packet)
         if device.master is not None and device.master in view.links and view.links[device.master].kind == "bridge":
             self._bridge_input(view, view.links[device.master], device, packet, dst_mac)

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from nettrace.model.base import IPAddress, Missing, Present, Values, rows
+from nettrace.model.intent import Container
 from nettrace.model.netfilter import RuleRef
 from nettrace.model.snapshot import (
     Address,
@@ -52,6 +53,17 @@ def _section(name: str, netns: int, edit: Callable[[tuple[Any, ...]], Iterable[A
         return replace(ns, **{name: Present(rows=tuple(edit(section.rows)))})
 
     return _in_namespace(netns, edit_namespace)
+
+
+def set_status(container: Container, status: str) -> Change:
+    """Set what the engine says about a container ("running")."""
+
+    def change(snapshot: Snapshot) -> Snapshot:
+        intent = snapshot.intent
+        others = tuple(replace(each, status=status) if each.id == container.id else each for each in intent.containers)
+        return replace(snapshot, intent=replace(intent, containers=others))
+
+    return change
 
 
 def set_sysctls(netns: int, values: dict[str, str]) -> Change:

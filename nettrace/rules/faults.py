@@ -18,6 +18,7 @@ from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import Link
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Rule as FilterRule
+from nettrace.predict import neigh
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend
 from nettrace.rules.case import Case
@@ -48,6 +49,17 @@ def blockers(case: Case, *reasons: Reason) -> list[tuple[Blocker, Step]]:
 def view_of(case: Case, step: Step) -> View:
     """Return the namespace that a step is in; every step of a trace has one."""
     return case.world.views[step.netns]
+
+
+def holder_of(case: Case, step: Step) -> tuple[View, str]:
+    """Return the namespace that should answer for a step's next hop, and its device on that link."""
+    view = view_of(case, step)
+    link = view.links.get(step.ifindex or 0)
+    for member in neigh.segment_of(case.world, view, link).members if link is not None else ():
+        there = case.world.views[member.netns]
+        if step.next_hop in there.owned and (member.netns, member.ifindex) != (view.id, step.ifindex):
+            return there, there.links[member.ifindex].name
+    return view, step.device or ""
 
 
 def attachment(case: Case, end: FlowEnd) -> tuple[View, Link, View | None, Link | None, Endpoint, Network] | None:
@@ -335,7 +347,7 @@ def filter_mend(case: Case, step: Step, ref: RuleRef) -> Mend:
             change=delete_rule(step.netns, ref),
         )
     hook = step.hook.hook if step.hook is not None else None
-    if hook is Hook.FORWARD and not is_native_nft(ref):
+    if hook is Hook.FORWARD and ref.family in ("ip", "ip6") and not is_native_nft(ref):
         return accept_mend(case, step, ref)
     return Mend(
         summary=f"Accept this traffic before the end of {ref.chain}, or let the policy accept.",

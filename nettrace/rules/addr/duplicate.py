@@ -11,7 +11,7 @@ Seen in the field: two containers or hosts that were given one address answer by
 from __future__ import annotations
 
 from nettrace.model.base import IPAddress
-from nettrace.model.path import Direction, Segment, StepKind
+from nettrace.model.path import Direction, Reason, Segment, StepKind
 from nettrace.model.snapshot import Link
 from nettrace.model.text import address_text
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind, Severity
@@ -20,12 +20,20 @@ from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_address
-from nettrace.rules.faults import view_of
+from nettrace.rules.faults import blockers, view_of
 from nettrace.rules.wording import enter, names, wire_evidence
 
 
 def check(case: Case) -> Result:
-    """Fire for the first next hop on the way that two namespaces of one segment hold."""
+    """Fire for the first next hop on the way that two namespaces of one segment hold, or a source that is also here."""
+    for blocker, step in blockers(case, Reason.MARTIAN):
+        view = view_of(case, step)
+        source = step.packet.src
+        own = [(view, view.links[index]) for address, index in view.owned.items() if address == source]
+        sender = case.view(case.flow.src.netns if blocker.direction is Direction.FORWARD else case.flow.dst.netns)
+        if own and not source.is_loopback and sender is not None and sender.id != view.id and source in sender.owned:
+            holders = [*own, (sender, sender.links[sender.owned[source]])]
+            return fired(_hit(case, blocker.direction, source, holders))
     for direction in Direction:
         for step in case.steps(direction):
             if step.kind is not StepKind.NEIGHBOUR or step.next_hop is None:
@@ -56,9 +64,11 @@ def _hit(case: Case, direction: Direction, address: IPAddress, holders: list[tup
     row = next(each for each in intruder.addresses[device.ifindex] if each.address.ip == address)
     blocker = next((each for each in case.blockers if each.direction is direction), None)
     blocker = blocker or next(iter(case.blockers), None)
+    shared = blocker is None or blocker.step is None or blocker.step.reason is not Reason.MARTIAN
     return Hit(
         title=f"{address} is held by {' and '.join(sorted(each.name for each, _device in holders))}",
-        explanation=f"Two interfaces on one segment hold {address}, so packets for it reach whichever answered last.",
+        explanation=f"{'Two interfaces on one segment' if shared else 'Two namespaces'} hold {address}, "
+        + ("so packets for it reach whichever answered last." if shared else "so each takes it for its own."),
         at=f"{intruder.name}/{device.name}",
         evidence=(
             *(

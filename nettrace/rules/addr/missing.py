@@ -47,7 +47,7 @@ def check(case: Case) -> Result:
             if held is None or held.ip in view.owned:
                 continue
             prefix = enter(case, view.id)
-            commands = [f"{prefix}ip addr add {held} dev {link.name}"]
+            commands = [f"{prefix}ip addr add {held} {'broadcast + ' if held.version == 4 else ''}dev {link.name}"]
             changes: list[Change] = [add_address(view.id, Address(ifindex=link.ifindex, address=held))]
             if gateway is not None:
                 commands.append(f"{prefix}ip route add default via {gateway}")

@@ -53,7 +53,9 @@ def check(case: Case) -> Result:
                         ),
                         mend=Mend(
                             summary="Give the bridge its address back (restarting the engine does so too).",
-                            commands=(f"ip addr add {held} dev {bridge.name}",),
+                            commands=(
+                                f"ip addr add {held} {'broadcast + ' if held.version == 4 else ''}dev {bridge.name}",
+                            ),
                             change=add_address(host.id, Address(ifindex=bridge.ifindex, address=held)),
                         ),
                         basis=blocker.basis,

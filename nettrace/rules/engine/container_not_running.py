@@ -14,6 +14,7 @@ from __future__ import annotations
 from nettrace.model.path import Reason, Segment
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
+from nettrace.rules.change import set_status
 from nettrace.rules.faults import blockers, intent_evidence
 
 
@@ -32,7 +33,12 @@ def check(case: Case) -> Result:
                 explanation=f"{end.name} is {status}, so nothing can be sent from it or delivered to it.",
                 at=end.name,
                 evidence=(intent_evidence(f"container {end.name}: {status}", tool),),
-                mend=Mend(summary=f"{verb.capitalize()} the container.", commands=(f"{tool} {verb} {end.name}",)),
+                mend=Mend(
+                    summary=f"{verb.capitalize()} the container.",
+                    commands=(f"{tool} {verb} {end.name}",),
+                    # A stopped container has no namespace yet that the model could walk.
+                    change=set_status(container, "running") if container is not None and status == "paused" else None,
+                ),
                 basis=blocker.basis,
                 blocker=blocker,
             )

@@ -12,8 +12,9 @@ Seen in the field: a network manager or a failed start leaves docker0 or a veth 
 from __future__ import annotations
 
 from nettrace.correlate import Blocker
-from nettrace.model.path import Reason, Segment, Step
+from nettrace.model.path import Direction, Reason, Segment, Step
 from nettrace.model.snapshot import Link
+from nettrace.predict import route as routing
 from nettrace.predict.segment import Places
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
@@ -117,6 +118,9 @@ def _hit(case: Case, blocker: Blocker, view: View, link: Link) -> Hit:
     if own is not None and own[1] == link and own[4].gateway is not None and link.ifindex in view.addresses:
         commands.append(f"{prefix}ip route add default via {own[4].gateway}")
         changes.append(add_route(view.id, default_route(own[4].gateway, link.ifindex)))
+    elif _route_went_too(case, view, link):
+        commands.append(f"{prefix}ip route add default via <gateway> dev {link.name}")
+        changes = []
     segment = Places(case.world, case.flow).device(view, link)
     return Hit(
         title=f"{link.name} in {view.name} is down",
@@ -127,7 +131,7 @@ def _hit(case: Case, blocker: Blocker, view: View, link: Link) -> Hit:
             summary="Set the interface up"
             + (", and put back the default route that went with it." if len(commands) > 1 else "."),
             commands=tuple(commands),
-            change=together(*changes),
+            change=together(*changes) if changes else None,
         ),
         basis=blocker.basis,
         blocker=blocker,
@@ -135,6 +139,17 @@ def _hit(case: Case, blocker: Blocker, view: View, link: Link) -> Hit:
         device=link.name,
         netns=view.id,
     )
+
+
+def _route_went_too(case: Case, view: View, link: Link) -> bool:
+    """Tell whether nothing would lead out by a link that is set up again: its own routes were deleted with it."""
+    destination = case.flow.dst.address
+    if destination is None or link.master is not None or case.world.owner_of_address(destination) is not None:
+        return False
+    mended = View(next(ns for ns in bring_up(view.id, link.ifindex)(case.before).namespaces if ns.id == view.id))
+    steps = [step for step in case.steps(Direction.FORWARD) if step.netns == view.id]
+    packet = steps[-1].packet if steps else None
+    return packet is not None and link.ifindex in view.addresses and routing.lookup(mended, packet).route is None
 
 
 RULE = rule("link.down", check, rank=20, needs=("links",))

@@ -28,7 +28,7 @@ def check(case: Case) -> Result:
         lost = blocker.segment is Segment.REMOTE  # on either way: nobody here can tell
         for step in case.steps(Direction.FORWARD if lost else blocker.direction):
             entry = step.neighbour
-            if step.kind is not StepKind.NEIGHBOUR or entry is None or entry.state != "PERMANENT":
+            if step.kind is not StepKind.NEIGHBOUR or entry is None or entry.mac is None:
                 continue
             owner = _owner_mac(case, step.next_hop)
             told = None if owner is not None else _answer_of(case, step.next_hop)
@@ -50,10 +50,9 @@ def check(case: Case) -> Result:
             )
             hits.append(
                 Hit(
-                    title=f"a permanent neighbour entry for {entry.address} holds the wrong MAC",
-                    explanation=(
-                        f"{view.name} sends to {entry.mac} for {entry.address}, but that address is at {owner}."
-                    ),
+                    title=f"{_kind(entry.state)} neighbour entry for {entry.address} holds the wrong MAC",
+                    explanation=f"{view.name} sends to {entry.mac} for {entry.address}, but that address is at {owner}."
+                    + ("" if entry.state in _SET_BY_HAND else " The kernel asks again within a minute or so."),
                     at=f"{view.name}/{step.device}",
                     evidence=(
                         Evidence(kind=EvidenceKind.NEIGHBOUR, ref=view.name, text=neighbour_text(entry, names(view))),
@@ -75,6 +74,14 @@ def check(case: Case) -> Result:
             )
             return fired(*hits)
     return fired(*hits)
+
+
+#: States that only somebody's command makes, and that never expire.
+_SET_BY_HAND = ("PERMANENT", "NOARP")
+
+
+def _kind(state: str) -> str:
+    return {"PERMANENT": "a permanent", "NOARP": "a static (noarp)"}.get(state, "a learnt")
 
 
 def _answer_of(case: Case, address: object) -> Sighting | None:

@@ -11,13 +11,18 @@ Seen in the field: "No route to host" after three seconds: the next hop does not
 
 from __future__ import annotations
 
+from nettrace.correlate import Blocker
 from nettrace.model.observe import Sighting
-from nettrace.model.path import Outcome, Reason, Step, StepKind
+from nettrace.model.base import IPAddress
+from nettrace.model.path import LegEnd, Outcome, Reason, Step, StepKind
+from nettrace.model.text import route_text
 from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.predict import predict
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.faults import blockers, last_route, lost_on_wire, view_of
-from nettrace.rules.wording import place, route_evidence, wire_evidence
+from nettrace.rules.change import delete_route, set_link
+from nettrace.rules.faults import blockers, holder_of, last_route, lost_on_wire, view_of
+from nettrace.rules.wording import enter, names, place, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -43,15 +48,55 @@ def check(case: Case) -> Result:
                     *(route_evidence(view, route.route) if route is not None else ()),
                     *wire_evidence(case, blocker),
                 ),
-                mend=Mend(
-                    summary="Correct the next hop, or bring up whoever should hold the address.",
-                    commands=(f"ip neigh show {step.next_hop}", f"ip route get {step.packet.dst}"),
-                ),
+                mend=_arp_on(case, step) or _other_way(case, blocker, step, route) or _look(case, step),
                 basis=blocker.basis,
                 blocker=blocker,
             )
         )
     return fired(*hits, *_unanswered(case))
+
+
+def _look(case: Case, step: Step) -> Mend:
+    prefix = enter(case, step.netns)
+    return Mend(
+        summary="Correct the next hop, or bring up whoever should hold the address.",
+        commands=(f"{prefix}ip neigh show {step.next_hop}", f"{prefix}ip route get {step.packet.dst}"),
+    )
+
+
+def _arp_on(case: Case, step: Step) -> Mend | None:
+    """Return the remedy for a device that does not do ARP: the one that should ask, or the one that should answer."""
+    if step.sysctl is None or not step.sysctl.endswith("NOARP"):
+        return None
+    asks = step.reason is Reason.NEIGHBOUR_FAILED
+    view, device = (view_of(case, step), step.device or "") if asks else holder_of(case, step)
+    link = view.by_name.get(device)
+    if link is None:
+        return None
+    return Mend(
+        summary=f"Switch ARP on at {device}.",
+        commands=(f"{enter(case, view.id)}ip link set {device} arp on",),
+        change=set_link(view.id, link.ifindex, noarp=False),
+    )
+
+
+def _other_way(case: Case, blocker: Blocker, step: Step, chosen: Step | None) -> Mend | None:
+    """Return the remedy of deleting the route to a dead next hop, where another one then leads there."""
+    route = chosen.route if chosen is not None else None
+    if chosen is None or route is None or route.proto in ("kernel", "ra") or chosen.netns != step.netns:
+        return None
+    change = delete_route(step.netns, route)
+    trace = predict(change(case.before), case.flow)
+    ends = (LegEnd.ARRIVED, LegEnd.LEFT)
+    if trace.forward.end not in ends or trace.reply is None or trace.reply.end is not LegEnd.ARRIVED:
+        return None
+    text = route_text(route, names(view_of(case, step)))
+    table = f" table {route.table}" if route.table != 254 else ""
+    return Mend(
+        summary="Delete the route to that next hop: another one leads there as well.",
+        commands=(f"{enter(case, step.netns)}ip route del {text}{table}",),
+        change=change,
+    )
 
 
 def _unanswered(case: Case) -> list[Hit]:
@@ -60,28 +105,28 @@ def _unanswered(case: Case) -> list[Hit]:
     for blocker in lost_on_wire(case):
         for step in case.steps(blocker.direction):
             view = case.view(step.netns)
-            if step.kind is not StepKind.NEIGHBOUR or view is None or not _asked_in_vain(case, step):
+            if step.kind is not StepKind.NEIGHBOUR or view is None:
+                continue
+            hop = next((each for each in _next_hops(case, blocker, step) if _asked_in_vain(case, step, each)), None)
+            if hop is None:
                 continue
             if step.outcome is Outcome.UNKNOWN:
                 continue  # who should have answered is not known: the fault may lie in what was not read
             hits.append(
                 Hit(
-                    title=f"nobody answers for {step.next_hop} on {step.device}",
-                    explanation=f"{view.name} must hand the packet to {step.next_hop} on {step.device}, "
+                    title=f"nobody answers for {hop} on {step.device}",
+                    explanation=f"{view.name} must hand the packet to {hop} on {step.device}, "
                     "and nobody there answers for that address.",
                     at=f"{view.name}/{step.device}",
                     evidence=(
                         Evidence(
                             kind=EvidenceKind.NEIGHBOUR,
                             ref=view.name,
-                            text=f"{step.next_hop} dev {step.device}: asked for, no answer",
+                            text=f"{hop} dev {step.device}: asked for, no answer",
                         ),
                         *wire_evidence(case, blocker),
                     ),
-                    mend=Mend(
-                        summary="Correct the next hop, or bring up whoever should hold the address.",
-                        commands=(f"ip neigh show {step.next_hop}", f"ip route get {step.packet.dst}"),
-                    ),
+                    mend=_other_way(case, blocker, step, last_route(case, blocker, step)) or _look(case, step),
                     basis=blocker.basis,
                     blocker=blocker,
                     segment=step.segment,
@@ -93,14 +138,22 @@ def _unanswered(case: Case) -> list[Hit]:
     return hits
 
 
-def _asked_in_vain(case: Case, step: Step) -> bool:
-    """Tell whether a step's next hop was asked for and did not answer, by the wire or by the kernel's own table."""
-    if any(each.packet.dst == step.next_hop and _there(case, each, step) for each in case.correlation.arp_unanswered):
+def _next_hops(case: Case, blocker: Blocker, step: Step) -> list[IPAddress]:
+    """Return the next hops that the kernel may have chosen: of several, which one is a matter of a hash."""
+    chosen = last_route(case, blocker, step)
+    hops = chosen.route.nexthops if chosen is not None and chosen.route is not None else ()
+    others = [hop.gateway for hop in hops if hop.ifindex == step.ifindex and hop.gateway is not None]
+    return [*([step.next_hop] if step.next_hop is not None else []), *others]
+
+
+def _asked_in_vain(case: Case, step: Step, next_hop: IPAddress) -> bool:
+    """Tell whether a next hop was asked for and did not answer, by the wire or by the kernel's own table."""
+    if any(each.packet.dst == next_hop and _there(case, each, step) for each in case.correlation.arp_unanswered):
         return True
     later = case.world_after.view(step.netns) if case.world_after is not None else None
-    if later is None or step.next_hop is None:
+    if later is None:
         return False
-    entry = later.neighbours.get((step.ifindex or 0, step.next_hop))
+    entry = later.neighbours.get((step.ifindex or 0, next_hop))
     return entry is not None and entry.state in ("FAILED", "INCOMPLETE")
 
 

@@ -10,10 +10,11 @@ Seen in the field: refused, since the service listens on another port or has not
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason
+from nettrace.model.path import Reason, Step
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
+from nettrace.rules.change import set_sysctls
 from nettrace.rules.faults import blockers, view_of
 from nettrace.rules.wording import answer_text, enter, sysctl_evidence, wire_evidence
 
@@ -47,15 +48,27 @@ def check(case: Case) -> Result:
                     *heard,
                     *wire_evidence(case, blocker),
                 ),
-                mend=Mend(
-                    summary="Start the service, or use the port that it listens on.",
-                    commands=(f"{enter(case, view.id)}ss -lntu",),
-                ),
+                mend=_mend(case, step),
                 basis=blocker.basis,
                 blocker=blocker,
             )
         )
     return fired(*hits)
+
+
+def _mend(case: Case, step: Step) -> Mend:
+    prefix = enter(case, step.netns)
+    name = (step.sysctl or "").partition(" = ")[0]
+    if "echo_ignore" in name:
+        return Mend(
+            summary="Set the sysctl, and keep it in /etc/sysctl.d.",
+            commands=(f"{prefix}sysctl -w {name}=0",),
+            change=set_sysctls(step.netns, {name: "0"}),
+        )
+    return Mend(
+        summary="Start the service, or use the port that it listens on.",
+        commands=(f"{prefix}ss -lntu",),
+    )
 
 
 RULE = rule("port.not-listening", check, rank=80, needs=("sockets",))

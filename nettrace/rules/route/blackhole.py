@@ -14,18 +14,20 @@ from nettrace.model.path import Reason
 from nettrace.model.text import route_text
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import delete_route
+from nettrace.rules.change import delete_policy_rule, delete_route
 from nettrace.rules.faults import blockers, errno_or_wire, view_of
 from nettrace.rules.wording import enter, names, route_evidence
+
+REASONS = (Reason.ROUTE_BLACKHOLE, Reason.ROUTE_UNREACHABLE, Reason.ROUTE_PROHIBIT, Reason.NO_ROUTE)
 
 
 def check(case: Case) -> Result:
     """Fire when a lookup on the way ends at a route or rule that discards."""
     hits = []
-    for blocker, step in blockers(case, Reason.ROUTE_BLACKHOLE, Reason.ROUTE_UNREACHABLE, Reason.ROUTE_PROHIBIT):
+    for blocker, step in blockers(case, *REASONS):
         view = view_of(case, step)
         route = step.route
-        if route is None:
+        if route is None or (step.reason is Reason.NO_ROUTE and route.kind != "throw"):
             continue
         text = route_text(route, names(view))
         table = f" table {route.table}" if route.table != 254 else ""
@@ -44,7 +46,9 @@ def check(case: Case) -> Result:
                 mend=Mend(
                     summary="Delete it, or add a better route.",
                     commands=(enter(case, view.id) + command,),
-                    change=delete_route(view.id, route) if not by_rule else None,
+                    change=delete_route(view.id, route)
+                    if not by_rule or step.rule is None
+                    else delete_policy_rule(view.id, step.rule),
                 ),
                 basis=blocker.basis,
                 blocker=blocker,

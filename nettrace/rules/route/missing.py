@@ -11,38 +11,49 @@ Seen in the field: "Network is unreachable" in a container that is only in inter
 
 from __future__ import annotations
 
+from nettrace.model.intent import Endpoint, Network
 from nettrace.model.path import Reason
+from nettrace.model.snapshot import Link
 from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import Change, add_route, default_route
-from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence, view_of
+from nettrace.rules.faults import blockers, errno_or_wire, intent_evidence, view_of
 from nettrace.rules.wording import enter
 
 
 def check(case: Case) -> Result:
     """Fire when a routing lookup on the way finds nothing."""
     hits = []
-    for blocker, step in blockers(case, Reason.NO_ROUTE):
+    for blocker, step in blockers(case, Reason.NO_ROUTE, Reason.RP_FILTER):
         view = view_of(case, step)
-        own = attachment(case, case.flow.src) if view.id == case.flow.src.netns else None
+        if step.route is not None:
+            continue  # a route of type throw, which route.blackhole names; or a way back, but by another device
+        target = step.packet.dst if step.reason is Reason.NO_ROUTE else step.packet.src
+        own = _attached(case, view)
         gateway = None
         change: Change | None = None
         if own is not None:
-            gateway = own[4].gateway if case.flow.family == 4 else own[4].gateway6
+            gateway = own[0].gateway if case.flow.family == 4 else own[0].gateway6
         prefix = enter(case, view.id)
         family = "-6 " if case.flow.family == 6 else ""
         command = f"{prefix}ip {family}route add default via {gateway or '<gateway>'}"
         evidence = [
-            Evidence(kind=EvidenceKind.ROUTE, ref=view.name, text=f"no route covers {step.packet.dst}"),
+            Evidence(kind=EvidenceKind.ROUTE, ref=view.name, text=f"no route covers {target}"),
         ]
         if own is not None and gateway is not None:
-            change = add_route(view.id, default_route(gateway, own[1].ifindex))
-            evidence.append(intent_evidence(f"gateway of {own[5].name}: {gateway}", own[5].engine))
+            change = add_route(view.id, default_route(gateway, own[2].ifindex))
+            evidence.append(intent_evidence(f"gateway of {own[1].name}: {gateway}", own[1].engine))
         hits.append(
             Hit(
-                title=f"{view.name} has no route to {step.packet.dst}",
-                explanation=f"No routing table of {view.name} covers {step.packet.dst}, so the packet goes nowhere.",
+                title=f"{view.name} has no route to {target}",
+                explanation=f"No routing table of {view.name} covers {target}, "
+                + (
+                    "so the packet goes nowhere."
+                    if step.reason is Reason.NO_ROUTE
+                    else f"so nothing could go back there, and the reverse-path filter ({step.sysctl}) discards it."
+                ),
                 at=view.name,
                 evidence=(*evidence, *errno_or_wire(case, blocker)),
                 mend=Mend(summary="Add the route that is missing.", commands=(command,), change=change),
@@ -51,6 +62,17 @@ def check(case: Case) -> Result:
             )
         )
     return fired(*hits)
+
+
+def _attached(case: Case, view: View) -> tuple[Endpoint, Network, Link] | None:
+    """Return the first endpoint of a namespace's container that has a gateway, with its network and interface."""
+    container = case.world.containers.get(view.id)
+    for endpoint, network in case.attachments(container):
+        link = case.link_of(view, endpoint)
+        gateway = endpoint.gateway if case.flow.family == 4 else endpoint.gateway6
+        if link is not None and gateway is not None:
+            return endpoint, network, link
+    return None
 
 
 RULE = rule("route.missing", check, rank=51, needs=("routes",))

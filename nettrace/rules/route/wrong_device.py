@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from nettrace.correlate import Blocker
 from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
+from nettrace.model.snapshot import NextHop, Route
 from nettrace.model.text import route_text
 from nettrace.predict import route as routing
-from nettrace.predict.world import View
+from nettrace.predict.world import MAIN_TABLE, View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import delete_route
+from nettrace.rules.change import add_route, delete_route
 from nettrace.rules.faults import view_of
 from nettrace.rules.wording import enter, names, route_evidence, wire_evidence
 
@@ -90,6 +91,9 @@ def _hit(case: Case, blocker: Blocker, step: Step, right: str) -> Hit:
     text = route_text(route, names(view))
     what = "the packet" if blocker.direction is Direction.FORWARD else "the answer"
     table = f" table {route.table}" if route.table != 254 else ""
+    missing = _connected(case, view, step, right)
+    if missing is not None:
+        return _missing_hit(case, blocker, step, right, missing)
     return Hit(
         title=f"{view.name} sends {what} out of {step.device} instead of {right}",
         explanation=f"In {view.name} the route '{text}' beats the one by {right}, so {what} to "
@@ -100,6 +104,54 @@ def _hit(case: Case, blocker: Blocker, step: Step, right: str) -> Hit:
             summary="Delete the route.",
             commands=(f"{enter(case, view.id)}ip route del {text}{table}",),
             change=delete_route(view.id, route),
+        ),
+        basis=blocker.basis,
+        blocker=blocker,
+        segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
+        device=step.device,
+        netns=view.id,
+    )
+
+
+def _connected(case: Case, view: View, step: Step, right: str) -> Route | None:
+    """Return the connected route of the network that a packet goes to, where no route of that network is left."""
+    link = view.by_name.get(right)
+    held = view.addresses.get(link.ifindex, ()) if link is not None else ()
+    for each in held:
+        network = each.address.network
+        routes = view.tables.get((network.version, MAIN_TABLE), ())
+        there = any(route.dst == network and link.ifindex in _devices(route) for route in routes) if link else True
+        if step.packet.dst in network and not there and link is not None:
+            return Route(
+                table=MAIN_TABLE,
+                dst=network,
+                scope="link",
+                proto="kernel",
+                prefsrc=each.address.ip,
+                nexthops=(NextHop(ifindex=link.ifindex),),
+            )
+    return None
+
+
+def _devices(route: Route) -> list[int | None]:
+    return [hop.ifindex for hop in route.nexthops]
+
+
+def _missing_hit(case: Case, blocker: Blocker, step: Step, right: str, missing: Route) -> Hit:
+    view = view_of(case, step)
+    assert step.route is not None
+    what = "the packet" if blocker.direction is Direction.FORWARD else "the answer"
+    text = route_text(missing, names(view))
+    return Hit(
+        title=f"{view.name} sends {what} out of {step.device} instead of {right}: its route to {missing.dst} is gone",
+        explanation=f"{right} holds an address of {missing.dst}, but {view.name} has no route to that network by it, "
+        f"so '{route_text(step.route, names(view))}' takes {what}.",
+        at=f"{view.name}/{step.device}",
+        evidence=(*route_evidence(view, step.route, step.rule), *wire_evidence(case, blocker)),
+        mend=Mend(
+            summary="Put the network's own route back.",
+            commands=(f"{enter(case, view.id)}ip route add {text}",),
+            change=add_route(view.id, missing),
         ),
         basis=blocker.basis,
         blocker=blocker,

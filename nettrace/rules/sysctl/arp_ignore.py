@@ -14,7 +14,7 @@ from nettrace.model.path import Reason, Segment
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import set_sysctls
-from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.faults import blockers, holder_of
 from nettrace.rules.wording import enter, place, sysctl_evidence, wire_evidence
 
 
@@ -22,10 +22,12 @@ def check(case: Case) -> Result:
     """Fire for each stop that this sysctl makes."""
     hits = []
     for blocker, step in blockers(case, Reason.ARP_IGNORED):
-        view = view_of(case, step)
         name, _, value = (step.sysctl or "").partition(" = ")
         if "arp_ignore" not in name:
             continue
+        view, device = holder_of(case, step)
+        names = [f"net.ipv4.conf.{each}.arp_ignore" for each in ("all", device) if view.conf(4, each, "arp_ignore", 0)]
+        ends = {case.flow.dst.netns: Segment.DESTINATION, case.flow.src.netns: Segment.SOURCE}
         hits.append(
             Hit(
                 title=f"the next hop does not answer ARP ({name} = {value})",
@@ -34,12 +36,12 @@ def check(case: Case) -> Result:
                 evidence=(sysctl_evidence(view, f"{name} = {value}"), *wire_evidence(case, blocker)),
                 mend=Mend(
                     summary="Set the sysctl, and keep it in /etc/sysctl.d.",
-                    commands=(f"{enter(case, step.netns)}sysctl -w {name}=0",),
-                    change=set_sysctls(step.netns, {name: "0"}),
+                    commands=tuple(f"{enter(case, view.id)}sysctl -w {each}=0" for each in names),
+                    change=set_sysctls(view.id, dict.fromkeys(names, "0")),
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
-                segment=Segment.BRIDGE if step.netns != case.world.host else None,
+                segment=Segment.BRIDGE if view.id == case.world.host else ends.get(view.id),
             )
         )
     return fired(*hits)

@@ -12,9 +12,11 @@ Seen in the field: no public report of its own was read; hardening files turn IP
 from __future__ import annotations
 
 from nettrace.model.path import Reason
+from nettrace.model.snapshot import Address, Link
+from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import set_sysctls
+from nettrace.rules.change import Change, add_address, add_route, default_route, set_sysctls, together
 from nettrace.rules.faults import blockers, view_of
 from nettrace.rules.wording import enter, place, sysctl_evidence, wire_evidence
 
@@ -62,15 +64,34 @@ def _at_source(case: Case) -> list[Hit]:
                     explanation=f"{name} is 1 in {view.name}, so {link.name} has no IPv6 address and no IPv6 route.",
                     at=f"{view.name}/{link.name}",
                     evidence=(sysctl_evidence(view, f"{name} = 1"), *wire_evidence(case, blocker)),
-                    mend=Mend(
-                        summary="Switch IPv6 on again; the address comes back when the container is reconnected.",
-                        commands=(f"{enter(case, view.id)}sysctl -w {name}=0",),
-                    ),
+                    mend=_switch_on(case, view, link, name),
                     basis=blocker.basis,
                     blocker=blocker,
                 )
             ]
     return []
+
+
+def _switch_on(case: Case, view: View, link: Link, name: str) -> Mend:
+    """Return the remedy that also puts back the address and the route that the kernel took away with IPv6."""
+    prefix = enter(case, view.id)
+    commands = [f"{prefix}sysctl -w {name}=0"]
+    changes: list[Change] = [set_sysctls(view.id, {name: "0"})]
+    for endpoint, _network in case.attachments(case.container_of(case.flow.src)):
+        held, gateway = endpoint.ipv6, endpoint.gateway6
+        if held is None or case.link_of(view, endpoint) != link or held.ip in view.owned:
+            continue
+        commands.append(f"{prefix}ip addr add {held} dev {link.name} nodad")
+        changes.append(add_address(view.id, Address(ifindex=link.ifindex, address=held)))
+        if gateway is not None:
+            commands.append(f"{prefix}ip -6 route add default via {gateway} dev {link.name}")
+            changes.append(add_route(view.id, default_route(gateway, link.ifindex)))
+    return Mend(
+        summary="Switch IPv6 on again, and put back what the kernel took away with it; reconnecting the container to "
+        "its network does the same.",
+        commands=tuple(commands),
+        change=together(*changes) if len(changes) > 1 else None,
+    )
 
 
 RULE = rule("sysctl.ipv6-disabled", check, rank=29, needs=("sysctls",))
