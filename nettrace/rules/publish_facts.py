@@ -16,7 +16,7 @@ from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Nat
 from nettrace.predict import route as routing
 from nettrace.predict.world import View
-from nettrace.rules.base import Change, Hit, Mend
+from nettrace.rules.base import Hit, Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule
 from nettrace.rules.faults import intent_evidence
@@ -230,15 +230,16 @@ def nat_table(host: View, family: int) -> tuple[str, str, str] | None:
 
 
 def add_rule_mend(case: Case, ask: Asked, want: Wanted, rule: str, summary: str) -> Mend:
-    """Return the remedy that appends a rule to the nat table, in the owner's idiom: restarting the container."""
+    """Return the remedy that appends a rule to the nat table; without such a table, restart the container."""
     place = nat_table(ask.host, case.flow.family)
-    commands = [restart_command(want)]
-    change: Change | None = None
-    if place is not None:
-        backend, family, tool = place
-        commands.append(f"{tool} -t nat {rule}")
-        change = append_rule(ask.host.id, backend, family, "nat", rule)
-    return Mend(summary=summary, commands=tuple(commands), change=change)
+    if place is None:
+        return Mend(summary=summary, commands=(restart_command(want),))
+    backend, family, tool = place
+    return Mend(
+        summary=f"{summary} `{restart_command(want)}` does the same, and ends its connections.",
+        commands=(f"{tool} -t nat {rule}",),
+        change=append_rule(ask.host.id, backend, family, "nat", rule),
+    )
 
 
 def last_nat_step(case: Case, ask: Asked) -> Step | None:

@@ -13,11 +13,13 @@ Seen in the field: containers cannot reach their gateway until they are restarte
 from __future__ import annotations
 
 from nettrace.model.path import Segment
+from nettrace.model.snapshot import Link
+from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import forget_neighbours, set_link, set_port, together
 from nettrace.rules.faults import attachment, intent_evidence
-from nettrace.rules.wording import link_evidence, wire_evidence
+from nettrace.rules.wording import enter, link_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -27,7 +29,7 @@ def check(case: Case) -> Result:
         own = attachment(case, end)
         if own is None or not case.blockers:
             continue
-        view, _link, host, veth, _endpoint, network = own
+        view, link, host, veth, _endpoint, network = own
         if host is None or veth is None:
             continue
         bridge = host.by_name.get(network.bridge or "")
@@ -47,7 +49,7 @@ def check(case: Case) -> Result:
                 ),
                 mend=Mend(
                     summary="Make it a port of the bridge again, and find what detached it.",
-                    commands=(f"ip link set {veth.name} master {bridge.name}",),
+                    commands=(f"ip link set {veth.name} master {bridge.name}", *_forget(case, view, link, veth)),
                     change=together(
                         set_link(host.id, veth.ifindex, master=bridge.ifindex),
                         set_port(host.id, veth.ifindex, state=3),
@@ -63,6 +65,11 @@ def check(case: Case) -> Result:
             )
         )
     return fired(*hits)
+
+
+def _forget(case: Case, view: View, link: Link, veth: Link) -> tuple[str, ...]:
+    """Return the command that forgets whom a container met on a wrong bridge: it would go on sending to them."""
+    return (f"{enter(case, view.id)}ip neigh flush dev {link.name}",) if veth.master is not None else ()
 
 
 RULE = rule("bridge.port-without-master", check, rank=22, needs=("links", "intent"))

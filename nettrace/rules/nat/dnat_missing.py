@@ -74,9 +74,7 @@ def _missing(case: Case, ask: Asked, want: Wanted, port: str, blocker: Blocker) 
         title=f"the published port {port} has no DNAT rule",
         explanation=f"{want.container.name} publishes {port}, but no rule translates packets for it to "
         f"{want.target}:{want.port.container_port}, so {ask.host.name} takes them for its own.",
-        mend=add_rule_mend(
-            case, ask, want, dnat_rule(want), "Restart the container, so that the engine writes the rule again."
-        ),
+        mend=add_rule_mend(case, ask, want, dnat_rule(want), "Put the rule back."),
         want=want,
     )
 

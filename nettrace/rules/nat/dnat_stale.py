@@ -44,12 +44,14 @@ def check(case: Case) -> Result:
     if right or not any(stale == each for each in wrong):
         return fired()
     place = nat_table(ask.host, case.flow.family)
-    commands = [delete_command(case, ask.host.id, stale), restart_command(want)]
+    commands = [delete_command(case, ask.host.id, stale)]
     change = delete_rule(ask.host.id, stale)
     if place is not None:
         backend, family, tool = place
         commands.append(f"{tool} -t nat {dnat_rule(want)}")
         change = together(change, append_rule(ask.host.id, backend, family, "nat", dnat_rule(want)))
+    else:
+        commands.append(restart_command(want))
     port = f"{want.port.host_port}/{want.port.proto}"
     hits = [
         publish_hit(
@@ -61,7 +63,8 @@ def check(case: Case) -> Result:
             explanation=f"{want.container.name} is at {want.target}, but the rule for its published port {port} "
             f"still translates to {ask.nat.new_dst}.",
             mend=Mend(
-                summary="Restart the container, so that the engine writes the rule again; delete what it leaves.",
+                summary="Delete the old rule, and write the right one; restarting the container instead of the latter "
+                "works as well, and ends its connections.",
                 commands=tuple(commands),
                 change=change,
             ),

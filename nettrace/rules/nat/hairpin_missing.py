@@ -48,7 +48,7 @@ def _untranslated(case: Case) -> list[Hit]:
         return []
     plain = dnat_rule(want).replace("! -i", "-i")
     place = nat_table(ask.host, case.flow.family)
-    commands = [f"curl http://{want.target}:{want.port.container_port}/  # the container itself, without the detour"]
+    commands = []
     change = None
     if place is not None:
         backend, family, tool = place
@@ -65,8 +65,8 @@ def _untranslated(case: Case) -> list[Hit]:
             explanation=f"The rule that leads to {name} leaves out what comes in by {want.bridge}, and no userland "
             f"proxy listens on {port}, so neighbours of {name} cannot use its published port.",
             mend=Mend(
-                summary=f"Reach {name} by its own name or address, switch the engine's userland proxy on, "
-                "or translate packets from the bridge too.",
+                summary=f"Translate packets from the bridge too; or reach {name} without the detour, at "
+                f"{want.target}:{want.port.container_port}, or switch the engine's userland proxy on.",
                 commands=tuple(commands),
                 change=change,
             ),

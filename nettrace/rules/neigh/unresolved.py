@@ -12,8 +12,8 @@ Seen in the field: "No route to host" after three seconds: the next hop does not
 from __future__ import annotations
 
 from nettrace.correlate import Blocker
-from nettrace.model.observe import Sighting
 from nettrace.model.base import IPAddress
+from nettrace.model.observe import Sighting
 from nettrace.model.path import LegEnd, Outcome, Reason, Step, StepKind
 from nettrace.model.text import route_text
 from nettrace.model.verdict import Evidence, EvidenceKind

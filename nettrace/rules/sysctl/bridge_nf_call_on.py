@@ -15,7 +15,7 @@ from nettrace.model.path import Segment
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import append_rule
+from nettrace.rules.change import append_rule, set_sysctls
 from nettrace.rules.faults import filter_fault, filtered, view_of
 from nettrace.rules.wording import is_native_nft, program, rule_evidence, sysctl_evidence, wire_evidence
 
@@ -46,10 +46,14 @@ def check(case: Case) -> Result:
                     *wire_evidence(case, blocker),
                 ),
                 mend=Mend(
-                    summary="Accept what stays on the bridge (restarting the engine writes the rule again), or switch "
-                    "bridge-nf-call off.",
-                    commands=(off,) if native else (f"{program(ref)} {accept}", f"{off}  # or this"),
-                    change=append_rule(view.id, ref.backend, ref.family, "filter", accept) if not native else None,
+                    summary="Accept what stays on the bridge; restarting the engine writes the rule again."
+                    if not native
+                    else "Switch bridge-nf-call off, or accept what stays on the bridge in that chain. Off, no rule of "
+                    "iptables sees bridged frames any more, and enable_icc=false has no effect.",
+                    commands=(off,) if native else (f"{program(ref)} {accept}",),
+                    change=set_sysctls(view.id, {name: "0"})
+                    if native
+                    else append_rule(view.id, ref.backend, ref.family, "filter", accept),
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
