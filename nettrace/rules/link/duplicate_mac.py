@@ -16,6 +16,7 @@ from nettrace.model.snapshot import Link
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
+from nettrace.rules.change import forget_neighbours, set_link, together
 from nettrace.rules.wording import enter, link_evidence, wire_evidence
 
 
@@ -33,20 +34,31 @@ def check(case: Case) -> Result:
             other = seen.setdefault(key, (view, link))
             if other[0].id == view.id and other[1].ifindex == link.ifindex:
                 continue
+            ends = (other, (view, link))
+            wrong, right = _meant(case, *ends)
             return fired(
                 Hit(
                     title=f"{other[0].name} and {view.name} use the same MAC address {link.mac}",
                     explanation=f"Two ports of one bridge lead to {link.mac}, so the bridge sends frames now to "
                     f"{other[0].name}, now to {view.name}.",
-                    at=f"{view.name}/{link.name}",
+                    at=f"{wrong[0].name}/{wrong[1].name}",
                     evidence=(
                         link_evidence(*other),
                         link_evidence(view, link),
                         *wire_evidence(case, case.blockers[0]),
                     ),
                     mend=Mend(
-                        summary="Give one of them a MAC address of its own.",
-                        commands=(f"{enter(case, view.id)}ip link set {link.name} address 02:42:ac:11:ff:fe",),
+                        summary=f"Give {wrong[0].name} the MAC address that the engine chose for it."
+                        if right is not None
+                        else "Give one of them a MAC address of its own.",
+                        commands=(
+                            f"{enter(case, wrong[0].id)}ip link set {wrong[1].name} address {right or _FREE_MAC}",
+                            *(f"{enter(case, each.id)}ip neigh flush dev {held.name}" for each, held in ends),
+                        ),
+                        change=together(
+                            set_link(wrong[0].id, wrong[1].ifindex, mac=right or _FREE_MAC),
+                            *(forget_neighbours(each.id) for each, _held in ends),
+                        ),
                     ),
                     basis=case.blockers[0].basis,
                     blocker=case.blockers[0],
@@ -54,6 +66,23 @@ def check(case: Case) -> Result:
                 )
             )
     return fired()
+
+
+#: Locally administered, and outside of what Docker derives from addresses of its usual pools.
+_FREE_MAC = "02:42:00:00:ff:fe"
+
+_End = tuple[View, Link]
+
+
+def _meant(case: Case, one: _End, other: _End) -> tuple[_End, str | None]:
+    """Return the end whose MAC the engine did not choose, and the one that it did; without such a word, the latter."""
+    for view, link in (one, other):
+        for endpoint, _network in case.attachments(case.world.containers.get(view.id)):
+            held = {each.ip for each in (endpoint.ipv4, endpoint.ipv6) if each is not None}
+            there = {each.address.ip for each in view.addresses.get(link.ifindex, ())}
+            if held & there and endpoint.mac is not None and endpoint.mac != link.mac:
+                return (view, link), endpoint.mac
+    return other, None
 
 
 RULE = rule("link.duplicate-mac", check, rank=33, needs=("links",))
