@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import msgspec
 
-from nettrace.correlate import Blocker, Passage
+from nettrace.correlate import Blocker, Passage, correlate
 from nettrace.model.base import IPAddress
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd
 from nettrace.model.observe import Blind, SightingKind
@@ -44,6 +44,8 @@ from nettrace.rules.ends import notes
 from nettrace.rules.first_leg import NAME, asked_flow, lookup_view, names_first, settles, stop_without_blocker
 from nettrace.rules.kernel_facts import dropped_by, kernel_evidence, kernel_gaps, kernel_lines
 
+#: How often the way is walked again with all mended that was found.
+_DEEPEST = 4
 _ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
 
 
@@ -62,6 +64,7 @@ class _Ranked(msgspec.Struct, frozen=True):
 def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
     """Return the verdict of a case."""
     ranked = _without_consequences(case, _run_rules(case))
+    ranked = _in_order([*ranked, *_behind(case, ranked)])
     causes = [each for each in ranked if each.hit.blocker is not None]
     findings = names_first(case, tuple(_finding(case, each, causes) for each in ranked))
     named = settles(findings)
@@ -123,6 +126,47 @@ def _without_consequences(case: Case, ranked: list[_Ranked]) -> list[_Ranked]:
         if following.position > each.position and not _stops_still(following, predict(snapshot, case.flow)):
             gone.append(following)
     return [each for each in ranked if each not in gone]
+
+
+def _behind(case: Case, ranked: list[_Ranked], depth: int = 0) -> list[_Ranked]:
+    """Walk on with everything mended that was found, and return what stops the flow then, by the model alone.
+
+    Where a stop hides what lies behind it (without a route there is no device to go on to), this shows it.
+    """
+    causes = [each for each in ranked if each.hit.blocker is not None and _ORDER[each.severity] <= 1]
+    changes = [each.hit.mend.change for each in causes]
+    if not causes or depth >= _DEEPEST or any(change is None for change in changes):
+        return []
+    snapshot = case.before
+    for change in changes:
+        snapshot = change(snapshot) if change is not None else snapshot
+    trace = predict(snapshot, case.flow)
+    ends = [leg.end for leg in (trace.forward, trace.reply) if leg is not None]
+    unrouted = trace.forward.end is LegEnd.LEFT
+    if _delivers(trace.forward, trace.reply) or LegEnd.NEEDS in ends or (LegEnd.UNKNOWN in ends and not unrouted):
+        return []
+    mended = Case(
+        flow=case.flow,
+        before=snapshot,
+        after=None,
+        trace=trace,
+        correlation=correlate(trace, None),
+        observation=None,
+    )
+    known = {(each.rule.code, each.hit.title) for each in ranked}
+    first = len(case.blockers) + 10 * depth
+    found = [
+        _Ranked(first + each.position, each.rule, each.hit)
+        for each in _without_consequences(mended, _run_rules(mended))
+        if each.hit.blocker is not None and _ORDER[each.severity] <= 1
+        if (each.rule.code, each.hit.title) not in known
+    ]
+    return [*found, *_behind(mended, found, depth + 1)]
+
+
+def _in_order(ranked: list[_Ranked]) -> list[_Ranked]:
+    """Put the findings that stop or degrade first, in the order the packet meets them."""
+    return sorted(ranked, key=lambda each: _ORDER[each.severity] > 1)
 
 
 def _stops_still(each: _Ranked, trace: Trace) -> bool:

@@ -55,10 +55,12 @@ class Table:
         self.entries: dict[int, list[Tracking]] = {}
         self.untracked: set[int] = set()
 
-    def begin(self, view: View, packet: Packet) -> Tracking:
-        """Return the tracking of a packet that enters a namespace: an entry that exists, or a new one."""
+    def begin(self, view: View, packet: Packet, zone: int = 0) -> Tracking:
+        """Return the tracking of a packet that enters a namespace: an entry of its zone that exists, or a new one."""
         own = tuple_of(packet)
         for entry in self.entries.get(view.id, ()):
+            if entry.zone != zone:
+                continue
             if _same(entry.orig, own):
                 return _with(
                     entry, reply=False, state=CtState.ESTABLISHED if "seen_reply" in entry.status else entry.state
@@ -67,8 +69,8 @@ class Table:
                 return _with(entry, reply=True, state=CtState.ESTABLISHED)
         icmp = packet.proto in (1, 58)
         if icmp and packet.icmp_type not in _ICMP_REQUESTS[packet.family]:
-            return Tracking(state=CtState.INVALID)
-        return Tracking(state=CtState.NEW, orig=own, reply_tuple=inverted(own))
+            return Tracking(state=CtState.INVALID, zone=zone)
+        return Tracking(state=CtState.NEW, orig=own, reply_tuple=inverted(own), zone=zone)
 
     def keep(self, view: View, tracking: Tracking) -> None:
         """Remember an entry after the last hook, as nf_conntrack_confirm does."""
@@ -78,7 +80,7 @@ class Table:
         if tracking.reply and "seen_reply" not in tracking.status:
             tracking = _with(tracking, status=(*tracking.status, "seen_reply"))
         held = self.entries.setdefault(view.id, [])
-        held[:] = [entry for entry in held if not _same(entry.orig, orig)]
+        held[:] = [entry for entry in held if entry.zone != tracking.zone or not _same(entry.orig, orig)]
         held.append(tracking)
 
     def as_entries(self) -> dict[str, ConntrackEntry]:

@@ -538,13 +538,33 @@ class _Walk:
         return answer.mac
 
     def _unheard(self, view: View, out: Link, facts: dict[str, Any]) -> bool:
-        """Stop where a bridge's own address lies behind a port by its table, so that no answer comes up to it."""
+        """Stop where a bridge's table leads answers to who asks out of another port, so that none comes."""
+        if (
+            out.kind == "veth"
+            and (inode := view.peer(out)) is not None
+            and (other := self.world.view(inode)) is not None
+        ):
+            return self._misled(other, out, facts)
         if out.kind != "bridge" or out.mac is None or bridging.is_local_mac(view, out, out.mac):
             return False
         entry = next(each for each in view.fdb[out.ifindex] if each.mac == out.mac)
         port = self._name(view, entry.ifindex) or "a port"
         text = f"answers to {out.name} ({out.mac}) go out of {port}: a forwarding entry says that it is there"
         facts = {**facts, "device": port, "ifindex": entry.ifindex, "fdb": entry}
+        self._stop(Step(outcome=Outcome.DROP, reason=Reason.FDB_WRONG_PORT, text=text, **facts))
+        return True
+
+    def _misled(self, view: View, asker: Link, facts: dict[str, Any]) -> bool:
+        """Stop where the bridge that an asker hangs on holds its MAC behind another port, and does not learn better."""
+        port = view.links.get(asker.peer_ifindex or 0)
+        entries = view.fdb.get(port.master, ()) if port is not None and port.master is not None else ()
+        entry = next((each for each in entries if each.mac == asker.mac and "sticky" in each.flags), None)
+        wrong = view.links.get(entry.ifindex) if entry is not None else None
+        if port is None or entry is None or wrong is None or wrong.ifindex == port.ifindex or entry.local:
+            return False
+        text = f"a static entry sends answers to {asker.mac} out of {wrong.name}, but it is behind {port.name}"
+        facts = {**facts, "netns": view.id, "segment": Segment.BRIDGE, "device": wrong.name}
+        facts |= {"ifindex": wrong.ifindex, "fdb": entry, "link": wrong}
         self._stop(Step(outcome=Outcome.DROP, reason=Reason.FDB_WRONG_PORT, text=text, **facts))
         return True
 
@@ -1319,7 +1339,12 @@ class _Walk:
         physout: str | None = None,
     ) -> HookResult:
         """Run a netfilter hook and record it; a drop ends the leg, and the walk goes on beyond as if accepted."""
-        result = run_hook(view, hook, packet, tracking, family=family, iif=iif, oif=oif, physin=physin, physout=physout)
+        where: dict[str, Any] = {"family": family, "iif": iif, "oif": oif, "physin": physin, "physout": physout}
+        result = run_hook(view, hook, packet, tracking, **where)
+        zone = result.tracking.zone
+        if family is None and zone != tracking.zone and hook in (Hook.PREROUTING, Hook.OUTPUT):
+            # A rule before conntrack has chosen another zone, where conntrack then looks for the entry.
+            result = run_hook(view, hook, packet, self.table.begin(view, packet, zone), **where)
         segment = Segment.BRIDGE if stage == "bridge" else self.places.stack(view, stage)
         if isinstance(stage, Segment):
             segment = stage

@@ -10,16 +10,19 @@ import re
 from collections.abc import Iterable
 from functools import partial
 
+from msgspec.structs import replace
+
 from nettrace.correlate import Blocker
 from nettrace.model.flow import FlowEnd
 from nettrace.model.intent import Endpoint, Network
 from nettrace.model.netfilter import CtState, FilterVerdict, Hook, RuleRef
-from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
+from nettrace.model.path import Direction, Outcome, Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import Link
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Rule as FilterRule
 from nettrace.predict import neigh
 from nettrace.predict.world import View
+from nettrace.rules.arp_filters import arp_filtered
 from nettrace.rules.base import Hit, Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule, delete_rule, set_policy
@@ -39,6 +42,10 @@ from nettrace.rules.wording import (
 #: Firewall managers whose rules are mended with their own commands.
 MANAGERS = ("ufw", "firewalld", "csf", "fail2ban", "kube", "calico", "cilium", "flannel", "libvirt", "lxd", "tailscale")
 ENGINES = ("docker", "podman", "cni")
+
+
+#: Rules and policies that end a packet.
+_DROPPING = re.compile(r"-j (DROP|REJECT|NFQUEUE|QUEUE)\b|^:\S+ DROP|\b(drop|reject|queue)\b|policy drop")
 
 
 def blockers(case: Case, *reasons: Reason) -> list[tuple[Blocker, Step]]:
@@ -98,7 +105,21 @@ def filtered(case: Case) -> list[tuple[Blocker, Step, RuleRef]]:
     for blocker, step in blockers(case, Reason.FILTERED):
         if step.hook is not None and step.hook.decided_by is not None:
             found.append((blocker, step, step.hook.decided_by))
-    return found
+    return found or _counted(case) or arp_filtered(case)
+
+
+def _counted(case: Case) -> list[tuple[Blocker, Step, RuleRef]]:
+    """Return the stop that a rule makes which the model cannot evaluate: its own counter tells that it matched."""
+    for blocker in lost_on_wire(case):
+        for step in case.steps(blocker.direction):
+            if step.hook is None or step.outcome is not Outcome.UNKNOWN:
+                continue
+            for each in step.hook.assumptions:
+                if _DROPPING.search(each.rule.text) and case.rise(step.netns, each.rule):
+                    hook = replace(step.hook, verdict=FilterVerdict.DROP, decided_by=each.rule)
+                    told = replace(step, outcome=Outcome.DROP, reason=Reason.FILTERED, hook=hook)
+                    return [(blocker, told, each.rule)]
+    return []
 
 
 def filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
@@ -118,6 +139,8 @@ def _filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
         return "bridge.filter-drop"
     if step.netns != case.world.host:
         return "filter.container-drop"
+    if ref.family == "arp":
+        return "filter.rule-drop"
     if _drops_invalid(step, ref):
         return "conntrack.invalid-drop"
     hook = step.hook.hook if step.hook is not None else None
@@ -327,6 +350,8 @@ def filter_hit(case: Case, blocker: Blocker, step: Step, ref: RuleRef, words: Fi
         mend=mend,
         basis=_basis(case, blocker, step.netns, ref),
         blocker=blocker,
+        # A gap on the wire does not know where the rule stands.
+        segment=step.segment if blocker.step is None else None,
         device=step.device,
         netns=step.netns,
     )
@@ -403,8 +428,7 @@ def lost_on_wire(case: Case) -> list[Blocker]:
 
 def dropping_rules_that_moved(case: Case) -> list[tuple[int, RuleRef, int]]:
     """Return the rules that drop or reject and whose counters rose while the probe ran."""
-    pattern = re.compile(r"-j (DROP|REJECT)\b|^:\S+ DROP|\b(drop|reject)\b|policy drop")
-    return [each for each in case.moved if pattern.search(each[1].text)]
+    return [each for each in case.moved if _DROPPING.search(each[1].text)]
 
 
 def last_route(case: Case, blocker: Blocker, step: Step) -> Step | None:
