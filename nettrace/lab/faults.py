@@ -1589,9 +1589,331 @@ def _names() -> Iterable[Fault]:
     )
 
 
+def _crafted() -> Iterable[Fault]:
+    """Yield faults made in ways of their own: each asks a mechanism, none a rule that knows its shape."""
+    yield from _crafted_rules()
+    yield from _crafted_routes()
+    yield from _crafted_links()
+
+
+def _made(
+    name: str,
+    code: str,
+    summary: str,
+    made: tuple[Step, ...],
+    undone: tuple[Step, ...],
+    segment: Segment,
+    direction: Direction = Direction.FORWARD,
+    *,
+    flow: FaultFlow = OUT,
+    kinds: tuple[str, ...] = ("none",),
+    iptables: str | None = None,
+) -> Fault:
+    return Fault(
+        name=name,
+        code=code,
+        summary=summary,
+        flow=flow,
+        segment=segment,
+        direction=direction,
+        break_commands=made,
+        mend_commands=undone,
+        kinds=kinds,
+        iptables=iptables,
+    )
+
+
+def _crafted_rules() -> Iterable[Fault]:
+    both, forward, reply = ("docker", "none"), Direction.FORWARD, Direction.REPLY
+    for name, summary, chain, rule, code, segment, direction, flow, kinds in (
+        (
+            "opaque-drop",
+            "a rule that tests raw bytes drops",
+            "filter FORWARD",
+            "-i {app.bridge} -m u32 --u32 '6&0xFF=1' -j DROP",
+            "filter.rule-drop",
+            Segment.HOST,
+            Direction.FORWARD,
+            OUT,
+            both,
+        ),
+        (
+            "queue-unheard",
+            "a rule hands packets to a queue that no program reads",
+            "filter FORWARD",
+            "-s {app.ip} -j NFQUEUE --queue-num 3",
+            "filter.rule-drop",
+            Segment.HOST,
+            Direction.FORWARD,
+            OUT,
+            ("none",),
+        ),
+        (
+            "ttl-too-low",
+            "a rule sets the TTL to 1 before the packet is forwarded",
+            "mangle PREROUTING",
+            "-s {app.ip} -j TTL --ttl-set 1",
+            "filter.rule-drop",
+            Segment.HOST,
+            Direction.FORWARD,
+            OUT,
+            ("none",),
+        ),
+        (
+            "untracked",
+            "a NOTRACK rule keeps the container's packets from being masqueraded",
+            "raw PREROUTING",
+            "-s {app.ip} -j CT --notrack",
+            "nat.masquerade-shadowed",
+            Segment.REMOTE,
+            reply,
+            OUT,
+            both,
+        ),
+        (
+            "reply-in-another-zone",
+            "what comes back is looked for in another conntrack zone than it was sent in",
+            "raw PREROUTING",
+            "-i {uplink.dev} -j CT --zone 6",
+            "nat.masquerade-shadowed",
+            Segment.REMOTE,
+            reply,
+            OUT,
+            ("none",),
+        ),
+        (
+            "outbound-dnat-to-nobody",
+            "a DNAT gives outbound packets a destination that nobody holds",
+            "nat PREROUTING",
+            "-s {app.ip} -d 8.8.8.8 -j DNAT --to-destination 203.0.113.77",
+            "nat.dnat-stale",
+            Segment.EGRESS,
+            Direction.FORWARD,
+            OUT,
+            both,
+        ),
+        (
+            "outbound-redirected",
+            "a REDIRECT takes the containers' HTTP to a proxy on the host that does not run",
+            "nat PREROUTING",
+            "-i {app.bridge} -p tcp --dport 80 -j REDIRECT --to-ports 3128",
+            "nat.dnat-stale",
+            Segment.HOST,
+            Direction.FORWARD,
+            OUT_HTTP,
+            ("none",),
+        ),
+    ):
+        yield _made(name, code, summary, *_toggle(chain, rule), segment, direction, flow=flow, kinds=kinds)
+    yield _made(
+        "recent-drop",
+        "filter.rule-drop",
+        "a rule that remembers whom it saw drops",
+        # By number: iptables does not find such a rule by its text.
+        host("iptables -I FORWARD 1 -s {app.ip} -m recent --set --name seen -j DROP"),
+        host("iptables -D FORWARD 1"),
+        Segment.HOST,
+    )
+    yield _made(
+        "opaque-drop-legacy",
+        "filter.backend-split",
+        "iptables-legacy holds a rule that tests raw bytes and drops",
+        host("iptables-legacy -I FORWARD -i {app.bridge} -m u32 --u32 '6&0xFF=1' -j DROP"),
+        host("iptables-legacy -D FORWARD -i {app.bridge} -m u32 --u32 '6&0xFF=1' -j DROP"),
+        Segment.HOST,
+        iptables="nft",
+    )
+    chain = "add chain netdev guard c {{{{ type filter hook {} device {} priority 0; }}}}"
+    for name, where, hook, device, code, segment, direction, kinds in (
+        ("veth-ingress-drop", "host", "ingress", "{app.veth}", "filter.rule-drop", Segment.SOURCE, forward, both),
+        ("uplink-egress-drop", "host", "egress", "eth0", "filter.rule-drop", Segment.EGRESS, forward, ("none",)),
+        ("source-ingress-drop", "app", "ingress", "eth0", "filter.container-drop", Segment.SOURCE, reply, both),
+    ):
+        made = (
+            f"nft 'add table netdev guard; {chain.format(hook, device)}; add rule netdev guard c ip protocol icmp drop'"
+        )
+        yield _made(
+            name,
+            code,
+            f"an nft chain of family netdev drops at the {hook} of a device",
+            _at(where, made),
+            _at(where, "nft delete table netdev guard"),
+            segment,
+            direction,
+            kinds=kinds,
+        )
+    yield _made(
+        "ebtables-policy",
+        "bridge.filter-drop",
+        "ebtables' FORWARD policy drops what is bridged",
+        host("ebtables -P FORWARD DROP"),
+        host("ebtables -P FORWARD ACCEPT"),
+        Segment.BRIDGE,
+        flow=PEER,
+    )
+    yield _made(
+        "arp-dropped-on-bridge",
+        "bridge.filter-drop",
+        "ebtables drops ARP between the ports of the bridge",
+        host("ebtables -A FORWARD -p ARP -j DROP") + inside("app", "ip neigh flush dev eth0"),
+        host("ebtables -D FORWARD -p ARP -j DROP") + inside("app", "ip neigh flush dev eth0"),
+        Segment.BRIDGE,
+        flow=PEER,
+    )
+
+
+def _crafted_routes() -> Iterable[Fault]:
+    both, reply = ("docker", "none"), Direction.REPLY
+    connected = "{app.subnet} dev {app.bridge}"
+    yield _made(
+        "connected-route-deleted",
+        "route.wrong-device",
+        "the host lost its route to docker0's network, and answers go out of the uplink",
+        host(f"ip route del {connected}"),
+        host(f"ip route replace {connected} proto kernel scope link src 172.17.0.1"),
+        Segment.HOST,
+        reply,
+        kinds=both,
+    )
+    yield _made(
+        "host-throw",
+        "route.blackhole",
+        "a route of type throw ends the search in the main table",
+        host("ip route add throw 8.8.8.0/24"),
+        host("ip route del throw 8.8.8.0/24"),
+        Segment.HOST,
+    )
+    yield _made(
+        "reply-blackhole",
+        "route.blackhole",
+        "a blackhole route covers the container's own address",
+        host("ip route add blackhole {app.ip}/32"),
+        host("ip route del blackhole {app.ip}/32"),
+        Segment.HOST,
+        reply,
+        # A lab without an engine filters by reverse path, so that the request dies of it already.
+        kinds=("docker",),
+    )
+    yield _made(
+        "policy-rule-by-mark",
+        "route.policy-rule",
+        "marked packets are sent to a table that prohibits",
+        host(
+            "iptables -t mangle -I PREROUTING -i {app.bridge} -j MARK --set-mark 0x21",
+            "ip route add prohibit default table 77",
+            "ip rule add fwmark 0x21 table 77 priority 77",
+        ),
+        host(
+            "ip rule del priority 77",
+            "ip route flush table 77",
+            "iptables -t mangle -D PREROUTING -i {app.bridge} -j MARK --set-mark 0x21",
+        ),
+        Segment.HOST,
+    )
+    yield _made(
+        "source-preferred",
+        "nat.masquerade-missing",
+        "the container's default route prefers a source that is none of its network's",
+        inside(
+            "app",
+            "ip addr add 10.44.0.1/32 dev lo",
+            f"{APP_DEFAULT} src 10.44.0.1",
+            "ip route replace 10.44.0.1 dev lo",
+        ),
+        inside("app", APP_DEFAULT, "ip route del 10.44.0.1 dev lo", "ip addr del 10.44.0.1/32 dev lo", APP_DEFAULT),
+        Segment.REMOTE,
+        reply,
+    )
+    yield _made(
+        "published-no-way-back",
+        "route.missing",
+        "the container behind a published port has no default route to answer by",
+        inside("web", "ip route del default"),
+        inside("web", "ip route replace default via {web.gateway} dev eth0"),
+        Segment.DESTINATION,
+        # Docker's containers do not filter by reverse path: there the request arrives, and only the answer is lost.
+        flow=PUBLISHED_OUTSIDE,
+    )
+
+
+def _crafted_links() -> Iterable[Fault]:
+    flush = inside("app", "ip neigh flush dev eth0") + inside("web", "ip neigh flush dev eth0")
+    yield _made(
+        "address-on-host",
+        "addr.duplicate",
+        "the host itself holds the container's address",
+        host("ip addr add {app.ip}/32 dev lo"),
+        host("ip addr del {app.ip}/32 dev lo"),
+        Segment.BRIDGE,
+        kinds=("docker", "none"),
+    )
+    yield _made(
+        "uplink-arp-off",
+        "neigh.unresolved",
+        "the uplink does not do ARP",
+        host("ip link set {uplink.dev} arp off", "ip neigh flush dev {uplink.dev}"),
+        host("ip link set {uplink.dev} arp on", "ip neigh flush dev {uplink.dev}"),
+        Segment.EGRESS,
+    )
+    yield _made(
+        "source-arp-off",
+        "neigh.unresolved",
+        "the container's eth0 does not do ARP",
+        inside("app", "ip link set eth0 arp off", "ip neigh flush dev eth0"),
+        inside("app", "ip link set eth0 arp on", "ip neigh flush dev eth0"),
+        Segment.SOURCE,
+    )
+    yield _made(
+        "learnt-neighbour-wrong",
+        "neigh.stale-static",
+        "the container learnt a MAC for its peer that nobody has any more",
+        inside("app", f"ip neigh replace {{web.ip}} lladdr {NOBODY} dev eth0 nud reachable"),
+        inside("app", "ip neigh flush dev eth0"),
+        Segment.SOURCE,
+        flow=PEER,
+    )
+    yield _made(
+        "destination-arp-ignore",
+        "sysctl.arp-ignore",
+        "the destination container answers no ARP",
+        inside("web", "sysctl -qw net.ipv4.conf.all.arp_ignore=8") + flush,
+        inside("web", "sysctl -qw net.ipv4.conf.all.arp_ignore=0") + flush,
+        Segment.DESTINATION,
+        flow=PEER,
+    )
+    yield _made(
+        "echo-ignored",
+        "port.not-listening",
+        "the destination container ignores echo requests",
+        inside("web", "sysctl -qw net.ipv4.icmp_echo_ignore_all=1"),
+        inside("web", "sysctl -qw net.ipv4.icmp_echo_ignore_all=0"),
+        Segment.DESTINATION,
+        flow=PEER,
+    )
+    yield _made(
+        "fdb-static-source",
+        "bridge.fdb-wrong",
+        "a static, sticky forwarding entry sends answers to the source out of the wrong port",
+        host("bridge fdb replace {app.mac} dev {web.veth} master static sticky") + flush,
+        host("bridge fdb del {app.mac} dev {web.veth} master") + flush,
+        Segment.BRIDGE,
+    )
+
+
 FAULTS: tuple[Fault, ...] = tuple(
     sorted(
-        (*_nat(), *_filters(), *_mtu(), *_routes(), *_sysctls(), *_links(), *_bridges(), *_services(), *_names()),
+        (
+            *_nat(),
+            *_filters(),
+            *_mtu(),
+            *_routes(),
+            *_sysctls(),
+            *_links(),
+            *_bridges(),
+            *_services(),
+            *_names(),
+            *_crafted(),
+        ),
         key=lambda each: (each.code, each.name),
     )
 )

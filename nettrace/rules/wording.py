@@ -32,8 +32,8 @@ ERRNO_TEXT = {
 }
 
 
-#: Masks over the whole address, which iptables-save prints and -D does not take for the default that they are.
-_FULL_MASK = re.compile(r" --(?:mask (?:255\.255\.255\.255|ffff(?::ffff){7})|connlimit-mask (?:32|128))(?= )")
+#: Matches whose rules iptables' -D does not find again by their text: what the kernel keeps in them is compared too.
+_BY_NUMBER = re.compile(r" -m (?:recent|connlimit) ")
 
 
 def names(view: View) -> dict[int, str]:
@@ -81,7 +81,9 @@ def delete_command(case: Case, netns: int, ref: RuleRef) -> str:
     if is_native_nft(ref):
         handle = f"handle {ref.handle}" if ref.handle is not None else "handle <n>  # nft -a list ruleset shows it"
         return f"{prefix}nft delete rule {ref.family} {ref.table} {ref.chain} {handle}"
-    return f"{prefix}{program(ref)} -t {ref.table} -D {_FULL_MASK.sub('', ref.text.removeprefix('-A '))}"
+    if _BY_NUMBER.search(ref.text):
+        return f"{prefix}{program(ref)} -t {ref.table} -D {ref.chain} {ref.index}  # {ref.text}"
+    return f"{prefix}{program(ref)} -t {ref.table} -D {ref.text.removeprefix('-A ')}"
 
 
 def policy_command(case: Case, netns: int, ref: RuleRef) -> str:

@@ -54,21 +54,30 @@ def stopping(said: Said) -> list[dict[str, object]]:
     return [each["remedy"] for each in said.verdict["findings"] if each["severity"] in STOPPING]
 
 
+def _commands(remedy: dict[str, object]) -> list[object]:
+    commands = remedy["commands"]
+    assert isinstance(commands, list)
+    assert commands
+    return commands
+
+
 def paste(lab: Lab, said: Said) -> None:
     """Run every command of the remedies on the lab's host, in order, and hold each to its end without an error."""
     for remedy in stopping(said):
-        commands = remedy["commands"]
-        assert isinstance(commands, list)
-        assert commands
-        for command in commands:
+        for command in _commands(remedy):
             try:
                 lab.check(["sh", "-c", str(command)])
             except LabError as error:
                 raise AssertionError(f"the printed remedy fails: {error}") from error
 
 
-def keep_rules(lab: Lab, fault: Fault) -> dict[str, str]:
-    """Save the rules of the host and of the namespaces that a fault changes; returns where, by namespace."""
+def keep_rules(lab: Lab, fault: Fault, said: Said) -> dict[str, str]:
+    """Save the rules of the host and of the namespaces that a fault changes; returns where, by namespace.
+
+    Nothing is saved where the remedy edits no rules itself: what an engine writes anew is right as it is.
+    """
+    if not any("tables" in str(command) for remedy in stopping(said) for command in _commands(remedy)):
+        return {}
     places = {"host", *(step.where for step in fault.break_commands if step.where != "inet")}
     saved = {where: f"/run/nettrace-test-{lab.name}-{where}" for where in places}
     for where, path in saved.items():

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from nettrace.model.path import Reason
 from nettrace.model.text import route_text
+from nettrace.predict.route import ERRORS
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_policy_rule, delete_route
 from nettrace.rules.faults import blockers, errno_or_wire, view_of
 from nettrace.rules.wording import enter, names, route_evidence
 
-REASONS = (Reason.ROUTE_BLACKHOLE, Reason.ROUTE_UNREACHABLE, Reason.ROUTE_PROHIBIT, Reason.NO_ROUTE)
+REASONS = (Reason.ROUTE_BLACKHOLE, Reason.ROUTE_UNREACHABLE, Reason.ROUTE_PROHIBIT, Reason.NO_ROUTE, Reason.RP_FILTER)
 
 
 def check(case: Case) -> Result:
@@ -29,6 +30,10 @@ def check(case: Case) -> Result:
         route = step.route
         if route is None or (step.reason is Reason.NO_ROUTE and route.kind != "throw"):
             continue
+        back = step.reason is Reason.RP_FILTER
+        if back and route.kind not in ERRORS:
+            continue
+        target = step.packet.src if back else step.packet.dst
         text = route_text(route, names(view))
         table = f" table {route.table}" if route.table != 254 else ""
         by_rule = route.table == 0 and step.rule is not None
@@ -39,8 +44,9 @@ def check(case: Case) -> Result:
         )
         hits.append(
             Hit(
-                title=f"a {route.kind} route in {view.name} covers {step.packet.dst}",
-                explanation=f"{view.name} discards what goes to {step.packet.dst}: the best match is '{text}'.",
+                title=f"a {route.kind} route in {view.name} covers {target}",
+                explanation=f"{view.name} discards what goes to {target}: the best match is '{text}'."
+                + (f" So the reverse-path filter ({step.sysctl}) discards what comes from there." if back else ""),
                 at=view.name,
                 evidence=(*route_evidence(view, route, step.rule), *errno_or_wire(case, blocker)),
                 mend=Mend(

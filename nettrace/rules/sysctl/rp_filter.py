@@ -26,8 +26,8 @@ def check(case: Case) -> Result:
     for blocker, step in blockers(case, Reason.RP_FILTER):
         view = view_of(case, step)
         name, _, value = (step.sysctl or "").partition(" = ")
-        if not name or step.route is None:
-            continue  # without any way back, in either mode, route.missing names that
+        if not name or step.route is None or step.route.kind != "unicast":
+            continue  # without any way back, in either mode: route.missing and route.blackhole name that
         device = step.device or ""
         hits.append(
             Hit(
