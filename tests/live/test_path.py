@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nettrace.errors import LabError
@@ -188,6 +189,43 @@ def test_a_fault_of_a_legacy_host_is_named(make_lab: Callable[..., Lab], fault: 
         named_and_mended({lab.name: asker}, lab, fault)
     finally:
         asker.close()
+
+
+#: Faults that stop one flow together, in the order in which its packets meet them.
+SEVERAL = {
+    "routes-in-a-row": ("container-default-deleted", "host-blackhole"),
+    "link-and-rule": ("host-veth-down", "docker-user-drop"),
+    "rules-of-all-kinds": ("source-output-drop", "raw-drop", "postrouting-drop", "reply-drop"),
+    "sysctl-rule-and-nat": ("ip-forward-off", "forward-drop", "masquerade-deleted"),
+    "policy-and-rule": ("policy-rule-prohibit", "nft-table-drop"),
+}
+
+
+@pytest.mark.parametrize("names", SEVERAL.values(), ids=SEVERAL)
+def test_several_faults_are_listed_in_order_and_mended_together(
+    plain_lab: Lab, askers: dict[str, Asker], names: tuple[str, ...]
+) -> None:
+    broken = [next(each for each in FAULTS if each.name == name) for name in names]
+    question = plain_lab.flow_of(names[0])
+    for fault in broken:
+        plain_lab.break_fault(fault.name)
+    said = ask(askers, plain_lab, *question)
+    stops = [each["code"] for each in said.verdict["findings"] if each["severity"] in remedies.STOPPING]
+    assert (stops, said.code) == ([fault.code for fault in broken], 1)
+    assert [each["verified"] for each in remedies.stopping(said)] == ["yes"] * len(broken)
+    everything = msgspec.structs.replace(
+        broken[0], break_commands=tuple(step for fault in broken for step in fault.break_commands)
+    )
+    saved = remedies.keep_rules(plain_lab, everything, said)
+    try:
+        remedies.paste(plain_lab, said)
+        after = ask(askers, plain_lab, *question, "--count", "2")
+    finally:
+        remedies.load_rules(plain_lab, saved)
+        with contextlib.suppress(LabError):
+            plain_lab.mend()
+    assert after.verdict["outcome"] == "delivered", codes(after)
+    assert works(plain_lab, question)
 
 
 HEALTHY = {
