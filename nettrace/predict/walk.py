@@ -1109,20 +1109,25 @@ class _Walk:
         self._need_routes(view, "stack", packet)
         found = routing.lookup(view, packet, iif=device.name, src=packet.src)
         local = found.route is not None and found.route.kind == "local"
-        self._check_source(view, device, packet, local=local)
+        # The lookup comes first, and what it finds is an error before the source is looked at (ip_route_input_slow);
+        # only addresses that no wire may carry are refused before.
+        self._check_martian(view, device, packet)
         if local:
+            self._check_source(view, device, packet)
             self._route(view, packet, "stack", src=packet.src, iif=device)
             self._deliver(view, device, packet, tracking)
             return
         self._check_forwarding(view, device, packet)
         found = self._route(view, packet, "stack", src=packet.src, iif=device)
         if found.route is not None and found.route.kind in ("broadcast", "multicast", "anycast"):
+            self._check_source(view, device, packet)
             self._deliver(view, device, packet, tracking)
             return
+        self._check_source(view, device, packet)
         self._forward(view, device, packet, tracking, found)
 
-    def _check_source(self, view: View, device: Link, packet: Packet, *, local: bool) -> None:
-        """Drop martians and what strict or loose reverse-path filtering refuses (__fib_validate_source)."""
+    def _check_martian(self, view: View, device: Link, packet: Packet) -> None:
+        """Drop what bears an address of 127.0.0.0/8 though it came by a wire (ip_route_input_slow)."""
         if packet.family != 4 or device.loopback:
             return
         facts: dict[str, Any] = {"device": device.name, "ifindex": device.ifindex, "outcome": Outcome.DROP}
@@ -1144,6 +1149,12 @@ class _Walk:
                     **facts,
                 )
             )
+
+    def _check_source(self, view: View, device: Link, packet: Packet) -> None:
+        """Drop what bears an own address as its source, or what the reverse path refuses (__fib_validate_source)."""
+        if packet.family != 4 or device.loopback:
+            return
+        facts: dict[str, Any] = {"device": device.name, "ifindex": device.ifindex, "outcome": Outcome.DROP}
         if isinstance(view.ns.sysctls, Missing):
             return  # in doubt already
         mode = view.conf_max(4, device.name, "rp_filter", 0)

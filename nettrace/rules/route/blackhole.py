@@ -17,6 +17,7 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_policy_rule, delete_route
 from nettrace.rules.faults import blockers, errno_or_wire, view_of
+from nettrace.rules.route_facts import own_rule
 from nettrace.rules.wording import enter, names, route_evidence
 
 REASONS = (Reason.ROUTE_BLACKHOLE, Reason.ROUTE_UNREACHABLE, Reason.ROUTE_PROHIBIT, Reason.NO_ROUTE, Reason.RP_FILTER)
@@ -31,8 +32,8 @@ def check(case: Case) -> Result:
         if route is None or (step.reason is Reason.NO_ROUTE and route.kind != "throw"):
             continue
         back = step.reason is Reason.RP_FILTER
-        if back and route.kind not in ERRORS:
-            continue
+        if back and (route.kind not in ERRORS or own_rule(step.rule)):
+            continue  # a way back, if by another device; or one that a policy rule leads to
         target = step.packet.src if back else step.packet.dst
         text = route_text(route, names(view))
         table = f" table {route.table}" if route.table != 254 else ""

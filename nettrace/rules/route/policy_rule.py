@@ -13,13 +13,14 @@ Seen in the field: answers to containers leave by the network card, since a poli
 
 from __future__ import annotations
 
-from nettrace.model.path import Direction, Segment
+from nettrace.model.path import Direction, Reason, Segment
 from nettrace.model.text import route_text, rule_text
+from nettrace.predict.route import ERRORS
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.faults import errno_or_wire, view_of
+from nettrace.rules.faults import blockers, errno_or_wire, view_of
 from nettrace.rules.route_facts import LOOKUP_STOPS, own_rule, routed_before, rule_change, rule_command, without_rule
-from nettrace.rules.wording import names, route_evidence
+from nettrace.rules.wording import names, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -67,7 +68,35 @@ def check(case: Case) -> Result:
                 )
             )
             break
-    return fired(*hits)
+    return fired(*hits, *_way_back(case))
+
+
+def _way_back(case: Case) -> list[Hit]:
+    """Return the rules that prohibit the way back to a source, which the reverse-path filter then discards."""
+    hits = []
+    for blocker, step in blockers(case, Reason.RP_FILTER):
+        policy, route = step.rule, step.route
+        if policy is None or route is None or not own_rule(policy) or route.kind not in ERRORS:
+            continue
+        view = view_of(case, step)
+        text = rule_text(policy, names(view))
+        hits.append(
+            Hit(
+                title=f"the policy rule '{text}' keeps {view.name} from routing to {step.packet.src}",
+                explanation=f"In {view.name} the rule '{text}' leads to no way back to {step.packet.src}, so the "
+                f"reverse-path filter ({step.sysctl}) discards what comes from there.",
+                at=f"{view.name}/{step.device}" if step.device else view.name,
+                evidence=(*route_evidence(view, route if route.table else None, policy), *wire_evidence(case, blocker)),
+                mend=Mend(
+                    summary="Delete or narrow the rule, or put the missing route into its table.",
+                    commands=(rule_command(case, view, policy),),
+                    change=rule_change(view, policy),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        )
+    return hits
 
 
 RULE = rule("route.policy-rule", check, rank=46, needs=("routes", "rules"))
