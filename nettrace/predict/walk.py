@@ -1123,7 +1123,7 @@ class _Walk:
             self._check_source(view, device, packet)
             self._deliver(view, device, packet, tracking)
             return
-        self._check_source(view, device, packet)
+        self._check_source(view, device, packet, towards=self._name(view, found.ifindex))
         self._forward(view, device, packet, tracking, found)
 
     def _check_martian(self, view: View, device: Link, packet: Packet) -> None:
@@ -1150,7 +1150,7 @@ class _Walk:
                 )
             )
 
-    def _check_source(self, view: View, device: Link, packet: Packet) -> None:
+    def _check_source(self, view: View, device: Link, packet: Packet, *, towards: str | None = None) -> None:
         """Drop what bears an own address as its source, or what the reverse path refuses (__fib_validate_source)."""
         if packet.family != 4 or device.loopback:
             return
@@ -1161,7 +1161,8 @@ class _Walk:
         # The way back is looked up without the mark unless src_valid_mark says so.
         mark = packet.mark if view.conf_max(4, device.name, "src_valid_mark", 0) else 0
         back = replace(packet, src=packet.dst, dst=packet.src, mark=mark)
-        found = routing.lookup(view, back, iif="lo", src=packet.dst)
+        # Of a packet that goes on, the device it will leave by is taken for the one that the answer comes by.
+        found = routing.lookup(view, back, iif=towards or "lo", src=packet.dst)
         kind = found.route.kind if found.route is not None else None
         if kind == "local":
             if not view.conf_max(4, device.name, "accept_local", 0):

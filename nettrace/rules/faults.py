@@ -372,7 +372,7 @@ def filter_mend(case: Case, step: Step, ref: RuleRef) -> Mend:
             change=delete_rule(step.netns, ref),
         )
     hook = step.hook.hook if step.hook is not None else None
-    if hook is Hook.FORWARD and ref.family in ("ip", "ip6") and not is_native_nft(ref):
+    if hook is Hook.FORWARD and ref.family in ("ip", "ip6") and ref.table == "filter" and not is_native_nft(ref):
         return accept_mend(case, step, ref)
     return Mend(
         summary=f"Accept this traffic before the end of {ref.chain}, or let the policy accept.",

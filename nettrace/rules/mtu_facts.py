@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nettrace.model.observe import Sighting
-from nettrace.model.path import Step
+from nettrace.model.path import Direction, Step, StepKind
+from nettrace.model.text import route_text
 from nettrace.rules.base import Mend
 from nettrace.rules.case import Case
+from nettrace.rules.change import add_route, delete_route, together
 from nettrace.rules.faults import attachment
+from nettrace.rules.wording import enter, names
 
 #: ICMP and ICMPv6: (type, code) of "too big".
 TOO_BIG = ((3, 4), (2, 0))
@@ -23,6 +28,10 @@ def frag_needed_back(case: Case) -> Sighting | None:
 
 def mtu_mend(case: Case, step: Step | None, mtu: int | None) -> Mend:
     """Return how to keep packets small enough: the network's MTU option, or clamping TCP's segment size."""
+    if step is not None and step.link is not None and mtu is not None and mtu < step.link.mtu:
+        limited = _by_route(case, step, mtu)
+        if limited is not None:
+            return limited
     own = attachment(case, case.flow.src)
     size = mtu or (step.link.mtu if step is not None and step.link is not None else 1400)
     name = own[5].name if own is not None else "<network>"
@@ -35,3 +44,22 @@ def mtu_mend(case: Case, step: Step | None, mtu: int | None) -> Mend:
             "iptables -t mangle -A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
         ),
     )
+
+
+def _by_route(case: Case, step: Step, mtu: int) -> Mend | None:
+    """Return the remedy for a route that allows less than its device does."""
+    view = case.world.views[step.netns]
+    for each in case.steps(Direction.FORWARD):
+        route = each.route
+        if each.kind is not StepKind.ROUTE or each.netns != step.netns or route is None or route.mtu != mtu:
+            continue
+        wider = replace(route, mtu=None)
+        family = "-6 " if route.dst.version == 6 else ""
+        table = f" table {route.table}" if route.table != 254 else ""
+        text = route_text(wider, names(view))
+        return Mend(
+            summary=f"Take the MTU of {mtu} off the route, if what lies behind it takes more.",
+            commands=(f"{enter(case, view.id)}ip {family}route replace {text}{table}",),
+            change=together(delete_route(view.id, route), add_route(view.id, wider)),
+        )
+    return None
