@@ -11,7 +11,7 @@ import pytest
 
 from nettrace.collect.conntrack import belongs, parse_conntrack
 from nettrace.collect.links import parse_devconf, parse_filter, parse_link, parse_port_vlans, parse_qdisc
-from nettrace.collect.netfilter import parse_nft_chains
+from nettrace.collect.netfilter import parse_nft_chains, parse_nft_devices, with_devices
 from nettrace.collect.netlink import attribute, attributes
 from nettrace.collect.routes import (
     parse_address,
@@ -279,6 +279,23 @@ def test_conntrack_entries() -> None:
 
 def test_nft_chains() -> None:
     assert parse_nft_chains(messages("chains")) == [("ip", "filter", "OUTPUT")]
+
+
+def test_the_devices_of_nft_chains() -> None:
+    place = attr(1, b"guard\0") + attr(3, b"c\0")
+    head = bytes(16) + bytes((5, 0, 0, 0))
+    one = head + place + attr(4, attr(3, b"eth0\0"))
+    several = head + place + attr(4, attr(4, attr(1, b"eth0\0") + attr(1, b"eth1\0")))
+    for message, names in ((one, ("eth0",)), (several, ("eth0", "eth1"))):
+        assert parse_nft_devices([message]) == {("netdev", "guard", "c"): names}
+    assert parse_nft_devices([head + place]) == {}
+
+
+def test_nft_listings_get_the_devices_that_they_leave_out() -> None:
+    listing = '{"nftables": [{"chain": {"family": "netdev", "table": "guard", "name": "c", "hook": "ingress"}}]}'
+    text = with_devices(listing, {("netdev", "guard", "c"): ("eth0",)})
+    assert '"dev":["eth0"]' in text
+    assert with_devices(text, {("netdev", "guard", "c"): ("eth1",)}) == text
 
 
 def test_attributes_stop_at_nonsense() -> None:

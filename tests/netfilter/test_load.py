@@ -110,6 +110,13 @@ def test_nothing_listed_lets_everything_pass() -> None:
         ("filter", "f2b-sshd", "", "fail2ban"),
         ("wg-quick-wg0", "premangle", "", "wireguard"),
         ("filter", "LOCALINPUT", "", "csf"),
+        ("filter", "FORWARD", "-A FORWARD -i docker0 ! -o docker0 -j ACCEPT", "docker"),
+        ("nat", "POSTROUTING", "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE", "docker"),
+        ("raw", "PREROUTING", "-A PREROUTING -d 172.17.0.2/32 ! -i docker0 -j DROP", "docker"),
+        # Whoever names Docker's bridge is not Docker.
+        ("filter", "FORWARD", "-A FORWARD -i docker0 -p tcp -j DROP", "user"),
+        ("raw", "PREROUTING", "-A PREROUTING ! -d 10.0.0.0/8 -i docker0 -j DROP", "user"),
+        ("guard", "c", 'iifname "docker0" ip daddr 8.8.8.8 dnat to 203.0.113.88', "user"),
     ],
 )
 def test_owners(table: str, name: str, text: str, owner: str) -> None:
