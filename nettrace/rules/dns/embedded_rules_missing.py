@@ -70,9 +70,10 @@ def check(case: Case) -> Result:
                     *wire_evidence(case, blocker),
                 ),
                 mend=Mend(
-                    summary="Restart the container: the engine writes the redirect anew. Or write it by hand, and find "
-                    "out what flushes nat tables inside containers.",
-                    commands=(*restart, *(f"{prefix}iptables -t nat {each}" for each in rules)),
+                    summary="Write the redirect anew, before what may hide it; restarting the container does the same. "
+                    "Then find out what flushes nat tables inside containers.",
+                    commands=tuple(f"{prefix}iptables -t nat {each.replace('-A', '-I', 1)}" for each in rules)
+                    or restart,
                     change=add_table(view.id, "ip", "nat", ":OUTPUT ACCEPT [0:0]", rules) if rules else None,
                 ),
                 basis=blocker.basis,
