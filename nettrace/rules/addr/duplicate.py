@@ -1,6 +1,7 @@
 """Two live interfaces on one segment hold the same address.
 
-What it reports: an address that the flow must resolve has more than one holder on the link.
+What it reports: an address that the flow must resolve has more than one holder on the link, or the source's address is
+    also held by a namespace that should forward for it, which takes its packets for forged.
 Why traffic stops: both answer ARP or NDP, the last answer wins, and packets go now to the one and now to the other.
 Proof: both address rows and MACs; the neighbour entry.
 Remedy: take the address from the one that the engine did not give it to.

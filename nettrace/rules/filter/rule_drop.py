@@ -1,11 +1,13 @@
 """A netfilter rule drops or rejects the packet.
 
-What it reports: a rule of the user, or of nobody known, in any table, chain, hook or backend, stops this flow.
+What it reports: a rule of the user, or of nobody known, in any table, chain, hook or backend, stops this flow; or
+    leaves the packet no time to live, or drops the ARP that it needs.
 Why traffic stops: a DROP in one base chain is final; no accept elsewhere can undo it.
 Proof: the rule itself, found by walking every table of both backends in the kernel's order; its packet counter
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: the command that deletes the rule, or the accept that is missing.
-Known limits: rules that limit by rate or chance are told as assumptions.
+Known limits: rules that limit by rate or chance are told as assumptions. A rule against ARP is suspected by what it
+    says, where the next hop was asked in vain; whether it matched this very request is not known.
 Seen in the field: own rules in DOCKER-USER block more than meant, often the answers (moby#22054, moby#4737,
     ufw-docker#115); own nftables tables drop what Docker's accept (lxd#8716, netavark#977, moby#26824). Very common.
 """

@@ -1,9 +1,11 @@
 """A rule would translate the source, but an earlier one keeps it from doing so.
 
-What it reports: the MASQUERADE rule stands, and another returns, accepts or translates to something else before it.
+What it reports: the MASQUERADE rule stands, and another returns, accepts or translates to something else before it,
+    or takes the packet out of connection tracking (NOTRACK, another zone).
 Why traffic stops: the first rule that decides ends the chain; the packet leaves with an address that answers cannot
-    find.
-Proof: the order of the rules; the source that the capture at the egress shows.
+    find. Or a rule keeps the packet, or its answer, from the conntrack entry without which nothing is translated.
+Proof: the order of the rules; the source that the capture at the egress shows; the model has the flow delivered
+    without the rule that hides.
 Remedy: delete or move the earlier rule.
 Known limits: none.
 Seen in the field: no public report of its own was read; a SNAT to an address that the host does not hold, or an ACCEPT

@@ -1,7 +1,7 @@
-"""A permanent neighbour entry holds the wrong MAC address.
+"""A neighbour entry holds the wrong MAC address.
 
-What it reports: a static ARP or NDP entry names a MAC that is not the owner's.
-Why traffic stops: the frame goes to nobody, and the entry never expires.
+What it reports: an ARP or NDP entry, set by hand or learnt, names a MAC that is not the owner's.
+Why traffic stops: the frame goes to nobody; a static entry never expires, a learnt one serves until it is asked again.
 Proof: the entry against the owner's link, or, for an owner beyond this host, against its answer when it is asked.
 Remedy: delete the entry.
 Known limits: an owner beyond this host that does not answer cannot be compared.

@@ -1,7 +1,8 @@
-"""A blackhole, unreachable or prohibit route matches.
+"""A blackhole, unreachable, prohibit or throw route matches.
 
 What it reports: the best route to the destination is of a kind that discards.
-Why traffic stops: blackhole drops silently; unreachable and prohibit answer with an error.
+Why traffic stops: blackhole drops silently; unreachable and prohibit answer with an error; throw ends the search in
+    its table. On the way back to a source, the reverse-path filter then discards what comes from there.
 Proof: the route; the errno at the source, or the ICMP error.
 Remedy: delete the route.
 Known limits: none.
