@@ -24,6 +24,7 @@ EPILOG = """\b
 The person with the broken host:
   nettrace bundle create web 8.8.8.8          ask, and keep all that the answer stands on in one file
   nettrace bundle create                      the whole host, for questions that somebody else will ask
+  nettrace bundle redact FILE                 the same with other names and addresses, to give to anyone
 
 \b
 The person who can help, on any machine, without root or an engine:
@@ -314,6 +315,68 @@ def extract(file: Path, directory: Path | None) -> int:
     write_folder(folder, bundle)
     click.echo(safe(str(folder)))
     return 0
+
+
+@command.command(short_help="Replace names and addresses, keeping the diagnosis.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write this file.  [default: the name with .redacted in it]",
+)
+@click.option(
+    "--map",
+    "table",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what stands for what into a file of its own, for you alone.",
+)
+@click.option("-f", "--force", is_flag=True, help="Replace a file of that name.")
+def redact(file: Path, output: Path | None, table: Path | None, force: bool) -> int:
+    """Replace in FILE all names and addresses by others, so that it can be given to anyone.
+
+    Addresses and MAC addresses are mapped consistently: what was in one network still is. Containers, networks,
+    namespaces and hosts get tokens for names; names of devices stay. The redacted bundle comes to the same outcome,
+    codes and places: that is checked before it is written.
+    """
+    import os
+
+    from nettrace.bundle.archive import read_bundle, write_bundle
+    from nettrace.redacting import redact_bundle
+    from nettrace.replay import bounded
+
+    if output is None:
+        stem = file.name.removesuffix(".tar.gz").removesuffix(".tgz")
+        output = file.with_name(f"{stem}.redacted.tar.gz")
+    for path in (output, table):
+        if path is not None and path.exists() and not force:
+            raise NettraceError(f"{path} exists: choose another name, or replace it with --force")
+    with bounded(file):
+        bundle = read_bundle(file)
+        if bundle.manifest.redacted:
+            raise NettraceError(f"{file} is redacted already")
+        made, translation = redact_bundle(bundle, os.urandom(32))
+    write_bundle(output, made, replace=force)
+    if table is not None:
+        write_private(table, _json(translation) + "\n")
+    count = len(translation.names) + len(translation.addresses)
+    click.echo(f"{_announced(output)}: {count} names and addresses replaced")
+    return 0
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a text for the user alone (mode 0600); raises NettraceError when it cannot be."""
+    import os
+
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(handle, "w", encoding="utf-8") as file:
+            os.fchmod(handle, 0o600)
+            file.write(text)
+    except OSError as error:
+        raise NettraceError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _json(value: object) -> str:

@@ -1,0 +1,380 @@
+"""Take what identifies a host out of a bundle, and leave all that its diagnosis stands on.
+
+Addresses and MAC addresses are mapped (see `nettrace.bundle.mapping`); names of hosts, containers, namespaces, networks
+and those that were looked up become tokens. In the texts of the kernel's tools only addresses are replaced: names of
+devices, chains and tables are what the rules in them refer to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from nettrace.bundle.format import AFTER, BEFORE, CAPTURE, RUN, TEXTS, VERDICT_JSON, VERDICT_TEXT, Bundle, Run
+from nettrace.bundle.mapping import AddressMap, Facts
+from nettrace.model.base import Model, from_json, to_json
+from nettrace.model.flow import EndpointKind, Flow, FlowEnd
+from nettrace.model.intent import Container, Intent
+from nettrace.model.observe import Frame, Open
+from nettrace.model.snapshot import Snapshot
+
+__all__ = ["Names", "Redacted", "redact"]
+
+T = TypeVar("T")
+
+#: Names that mean the same everywhere.
+COMMON = frozenset(
+    ("", "host", "bridge", "none", "default", "localhost", "docker_gwbridge", "ingress", "podman", "docker", "lab")
+)
+
+
+class Names:
+    """Tokens for names: the same name, the same token. `of` gives each kind its own, and is the only way in."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
+
+    def of(self, name: str, kind: str) -> str:
+        """Return the token of a name, made when it is first asked for; what is common stays."""
+        if name in COMMON:
+            return name
+        if name not in self._tokens:
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+            self._tokens[name] = f"{kind}-{self._counts[kind]}"
+        return self._tokens[name]
+
+    def known(self, name: str) -> str:
+        """Return the token of a name that has one, else the name."""
+        return self._tokens.get(name, name)
+
+    def prose(self, text: str) -> str:
+        """Return a text for people with every known name of three letters or more in it replaced, as whole words."""
+        names = sorted((each for each in self._tokens if len(each) > 2), key=len, reverse=True)
+        if not names:
+            return text
+        pattern = "|".join(map(re.escape, names))
+        return re.sub(rf"(?<![\w.-])(?:{pattern})(?![\w-])", lambda found: self._tokens[found[0]], text)
+
+    def table(self) -> dict[str, str]:
+        """Return what stands for what."""
+        return dict(self._tokens)
+
+
+class Redacted(Model):
+    """A redacted bundle without its verdict, which only a new diagnosis gives, and what stands for what.
+
+    `frames` are the capture's, rewritten; the capture itself must be written again.
+    """
+
+    bundle: Bundle
+    names: dict[str, str]
+    addresses: dict[str, str]
+    frames: tuple[Frame, ...] = ()
+
+
+Rewrite = Callable[[bytes, int, AddressMap, tuple[int, ...]], bytes]
+
+
+def redact(bundle: Bundle, key: bytes, frames: Iterable[Frame], rewrite: Rewrite) -> Redacted:
+    """Return a bundle with everything replaced that tells whose it is.
+
+    `frames` are those of its capture, and `rewrite` puts mapped addresses into one: (data, ARPHRD type, map, VXLAN
+    ports). Raises InputError for members that are not what they should be.
+    """
+    snapshots = {name: bundle.decode(name, Snapshot) for name in (BEFORE, AFTER) if name in bundle.members}
+    run = bundle.decode(RUN, Run) if RUN in bundle.members else None
+    frames = tuple(frames)
+    addresses = AddressMap(key, _facts(bundle))
+    names = Names()
+    for snapshot in snapshots.values():
+        _name_all(snapshot, names)
+    for end in (run.flow.src, run.flow.dst) if run is not None else ():
+        _token_of_end(end, names)
+    asked = bundle.manifest.question
+    if asked is not None and run is not None:
+        for told, end in ((asked.src, run.flow.src), (asked.dst, run.flow.dst)):
+            bare = told.partition(":")[2] or told
+            if end.kind is not EndpointKind.ADDRESS and bare not in (end.name, end.id):
+                names.of(bare, "name")
+
+    members: dict[str, bytes] = {}
+    for name, data in bundle.members.items():
+        if name in snapshots:
+            members[name] = to_json(_snapshot(snapshots[name], addresses, names)) + b"\n"
+        elif name == RUN and run is not None:
+            members[name] = to_json(_run(run, addresses, names), indent=1) + b"\n"
+        elif name.startswith(TEXTS):
+            members[_text_name(name, names)] = _text(name, data, addresses, names)
+        elif name not in (CAPTURE, VERDICT_JSON, VERDICT_TEXT):
+            continue
+    tunnels = run.tunnels if run is not None else ()
+    arp_types = run.arp_types if run is not None else {}
+    written = tuple(
+        replace(
+            frame,
+            point=_point(frame.point, names),
+            data=rewrite(frame.data, arp_types.get(frame.point, 1), addresses, tunnels),
+        )
+        for frame in frames
+    )
+    manifest = bundle.manifest
+    question = manifest.question
+    if question is not None:
+        question = replace(
+            question, src=_told(question.src, addresses, names), dst=_told(question.dst, addresses, names)
+        )
+    manifest = replace(
+        manifest,
+        redacted=True,
+        hostname=names.of(manifest.hostname, "host") if manifest.hostname else None,
+        question=question,
+        read=tuple(names.prose(addresses.text(each)) for each in manifest.read),
+        cut=tuple(
+            replace(each, what=names.prose(addresses.text(each.what)), reason=names.prose(addresses.text(each.reason)))
+            for each in manifest.cut
+        ),
+    )
+    return Redacted(
+        bundle=Bundle(manifest=manifest, members=members),
+        names=names.table(),
+        addresses=addresses.table(),
+        frames=written,
+    )
+
+
+def _facts(bundle: Bundle) -> Facts:
+    """Return what all members tell of addresses. JSON is read as values: a string in it may be JSON itself."""
+    facts = Facts()
+    for name, data in bundle.members.items():
+        if name == CAPTURE:
+            continue
+        text = data.decode("utf-8", "replace")
+        if name.endswith(".json"):
+            for value in _strings(_decoded(text)):
+                facts.add(value)
+        else:
+            facts.add(text)
+    return facts
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return text
+
+
+def _strings(value: Any) -> Iterable[str]:
+    """Yield every string of a JSON value, keys among them."""
+    stack = [value]
+    while stack:
+        each = stack.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            stack += [*each, *each.values()]
+        elif isinstance(each, list):
+            stack += each
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def _name_all(snapshot: Snapshot, names: Names) -> None:
+    """Give every name of a snapshot its token."""
+    if snapshot.host.hostname:
+        names.of(snapshot.host.hostname, "host")
+    for container in snapshot.intent.containers:
+        names.of(container.name, "container")
+        for endpoint in container.endpoints:
+            for alias in endpoint.aliases:
+                # The engine makes an alias of each container's own short id.
+                if not container.id.startswith(alias):
+                    names.of(alias, "alias")
+    for network in snapshot.intent.networks:
+        names.of(network.name, "network")
+    for namespace in snapshot.namespaces:
+        if namespace.kind not in ("host", "overlay") and not namespace.name.startswith("pid:"):
+            names.of(_bare(namespace.name), "netns")
+
+
+def _bare(name: str) -> str:
+    """Return the name of a namespace without the form that it was asked for by."""
+    return name.removeprefix("netns:")
+
+
+def _token_of_end(end: FlowEnd, names: Names) -> None:
+    if end.kind is EndpointKind.NAME:
+        names.of(end.name, "name")
+    elif end.kind is EndpointKind.CONTAINER:
+        names.of(end.name, "container")
+    elif end.kind is EndpointKind.NETNS and not end.name.startswith("pid:"):
+        names.of(_bare(end.name), "netns")
+
+
+def _namespace_name(name: str, names: Names) -> str:
+    bare = _bare(name)
+    return name[: len(name) - len(bare)] + names.known(bare)
+
+
+def _point(point: str, names: Names) -> str:
+    """Return a point's id ("web/eth0") with its namespace's token."""
+    name, slash, device = point.rpartition("/")
+    return f"{_namespace_name(name, names)}{slash}{device}"
+
+
+def _told(text: str, addresses: AddressMap, names: Names) -> str:
+    """Return an end of the question as it would be asked of the redacted host."""
+    form, colon, bare = text.partition(":")
+    if colon and form in ("container", "netns"):
+        return f"{form}:{names.known(bare)}"
+    mapped = names.known(text)
+    return mapped if mapped != text else addresses.text(text)
+
+
+# --- members --------------------------------------------------------------------------------------------------------
+
+
+def _mapped(value: T, kind: type[T], addresses: AddressMap) -> T:
+    """Return a model with the addresses in all of its strings replaced."""
+    raw = _with_addresses(msgspec.json.decode(to_json(value)), addresses)
+    return from_json(msgspec.json.encode(raw), kind)
+
+
+def _with_addresses(value: Any, addresses: AddressMap) -> Any:
+    if isinstance(value, str):
+        return addresses.text(value)
+    if isinstance(value, dict):
+        return {addresses.text(key): _with_addresses(each, addresses) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_addresses(each, addresses) for each in value]
+    return value
+
+
+def _snapshot(snapshot: Snapshot, addresses: AddressMap, names: Names) -> Snapshot:
+    mapped = _mapped(snapshot, Snapshot, addresses)
+    return replace(
+        mapped,
+        host=replace(
+            mapped.host, hostname=names.of(snapshot.host.hostname, "host") if snapshot.host.hostname else None
+        ),
+        intent=_intent(snapshot.intent, mapped.intent, names),
+        namespaces=tuple(
+            replace(new, name=_namespace_name(old.name, names), links=_without_aliases(new.links))
+            for old, new in zip(snapshot.namespaces, mapped.namespaces, strict=True)
+        ),
+        gaps=tuple(
+            replace(
+                new,
+                netns=_namespace_name(old.netns, names) if old.netns is not None else None,
+                reason=names.prose(new.reason),
+            )
+            for old, new in zip(snapshot.gaps, mapped.gaps, strict=True)
+        ),
+    )
+
+
+def _without_aliases(links: Any) -> Any:
+    """Leave out what people wrote beside their interfaces (ifalias): no decision stands on it."""
+    if not hasattr(links, "rows"):
+        return links
+    return replace(links, rows=tuple(replace(each, alias=None) for each in links.rows))
+
+
+def _intent(old: Intent, mapped: Intent, names: Names) -> Intent:
+    return replace(
+        mapped,
+        networks=tuple(
+            replace(new, name=names.of(was.name, "network"))
+            for was, new in zip(old.networks, mapped.networks, strict=True)
+        ),
+        containers=tuple(
+            _container(was, new, names) for was, new in zip(old.containers, mapped.containers, strict=True)
+        ),
+    )
+
+
+def _container(old: Container, mapped: Container, names: Names) -> Container:
+    return replace(
+        mapped,
+        name=names.of(old.name, "container"),
+        mode=names.known(old.mode),
+        endpoints=tuple(
+            replace(
+                new,
+                network=names.of(was.network, "network"),
+                aliases=tuple(names.known(alias) for alias in was.aliases),
+            )
+            for was, new in zip(old.endpoints, mapped.endpoints, strict=True)
+        ),
+    )
+
+
+def _flow(old: Flow, mapped: Flow, addresses: AddressMap, names: Names) -> Flow:
+    return replace(
+        mapped,
+        src=replace(mapped.src, name=_end_name(old.src, addresses, names)),
+        dst=replace(mapped.dst, name=_end_name(old.dst, addresses, names)),
+    )
+
+
+def _end_name(end: FlowEnd, addresses: AddressMap, names: Names) -> str:
+    if end.kind is EndpointKind.NETNS:
+        return _namespace_name(end.name, names)
+    return addresses.text(end.name) if end.kind is EndpointKind.ADDRESS else names.known(end.name)
+
+
+def _run(run: Run, addresses: AddressMap, names: Names) -> Run:
+    mapped = _mapped(run, Run, addresses)
+    observation = mapped.observation
+    if observation is not None:
+        captures = tuple(
+            replace(new, point=_point(old.point, names))
+            if isinstance(new, Open)
+            else replace(new, point=_point(old.point, names), reason=names.prose(new.reason))
+            for old, new in zip(run.observation.captures if run.observation else (), observation.captures, strict=True)
+        )
+        observation = replace(observation, captures=captures)
+    return replace(
+        mapped,
+        flow=_flow(run.flow, mapped.flow, addresses, names),
+        observation=observation,
+        arp_types={_point(point, names): kind for point, kind in run.arp_types.items()},
+    )
+
+
+def _text_name(name: str, names: Names) -> str:
+    """Return the member's name of a raw text, whose folder is the namespace it was read in."""
+    from nettrace.bundle.format import text_name
+
+    owner, _, rest = name.removeprefix(TEXTS).partition("/")
+    known: Mapping[str, str] = {text_name(old, "x").split("/")[1]: new for old, new in names.table().items()}
+    return text_name(known.get(owner, owner), rest) if owner in known else name
+
+
+def _text(name: str, data: bytes, addresses: AddressMap, names: Names) -> bytes:
+    """Return a raw text with its addresses replaced, and the names in what an engine says."""
+    text = addresses.text(data.decode("utf-8", "replace"))
+    if not name.startswith(f"{TEXTS}engine="):
+        return text.encode()
+    decoded = _decoded(text)
+    if isinstance(decoded, str):
+        return names.prose(text).encode()
+    return (json.dumps(_named(decoded, names), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _named(value: Any, names: Names) -> Any:
+    if isinstance(value, str):
+        bare = value.removeprefix("/")
+        return value[: len(value) - len(bare)] + names.known(bare)
+    if isinstance(value, dict):
+        return {names.known(key): _named(each, names) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_named(each, names) for each in value]
+    return value
