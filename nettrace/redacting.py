@@ -58,8 +58,8 @@ def redact_bundle(bundle: Bundle, key: bytes) -> tuple[Bundle, Translation]:
         if (was := what_was_said(before)) != (now := what_was_said(verdict)):
             where = next((old, new) for old, new in zip(was, now, strict=True) if old != new)
             raise NotTheSame(
-                f"redacted, the bundle comes to another answer ({where[0]!r} becomes {where[1]!r}), so it is not written: "
-                "something in it tells of addresses in a form that is not recognised"
+                f"redacted, the bundle comes to another answer ({where[0]!r} becomes {where[1]!r}), so it is not "
+                "written: something in it tells of addresses in a form that is not recognised"
             )
     left = next(_left(made, redacted), None)
     if left is not None:

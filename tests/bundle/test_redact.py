@@ -63,15 +63,6 @@ def test_nothing_of_the_host_is_left(slug: str) -> None:
                 assert ip_address(old).packed not in data
 
 
-def renamed(bundle: Bundle, name: str) -> Bundle:
-    """Return the bundle with its container app called otherwise, in every member that a name is in."""
-    members = {}
-    for member, data in bundle.members.items():
-        text = data.decode() if member != CAPTURE else ""
-        members[member] = re.sub(r"(?<![\w-])app(?![\w-])", name, text).encode() if text else data
-    return replace(bundle, members=members)
-
-
 @pytest.mark.parametrize(
     "name", ["eth0", "nft", "tcp", "filter", "links", "DROP", "docker0", "running", "a", "10.0.0.1"]
 )
