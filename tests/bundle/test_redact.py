@@ -28,16 +28,17 @@ SLUGS = sorted(path.name for path in CASES.iterdir())
 KEYS = [bytes([number]) * 32 for number in range(3)]
 
 
-@pytest.mark.parametrize("slug", SLUGS)
-def test_every_case_comes_to_the_same_answer(slug: str) -> None:
+@pytest.mark.parametrize(
+    ("slug", "key"), [*((slug, KEYS[0]) for slug in SLUGS), *(("healthy-peer", key) for key in KEYS[1:])]
+)
+def test_every_case_comes_to_the_same_answer(slug: str, key: bytes) -> None:
     original = read_bundle(CASES / slug)
     told, _trace = diagnose_again(recorded(original))
-    for key in KEYS:
-        bundle, _table = redact_bundle(original, key)
-        again, _trace = diagnose_again(recorded(bundle))
-        assert what_was_said(again) == what_was_said(told)
-        assert bundle.decode(VERDICT_JSON, Verdict) == again
-        assert bundle.manifest.redacted
+    bundle, _table = redact_bundle(original, key)
+    again, _trace = diagnose_again(recorded(bundle))
+    assert what_was_said(again) == what_was_said(told)
+    assert bundle.decode(VERDICT_JSON, Verdict) == again
+    assert bundle.manifest.redacted
 
 
 @pytest.mark.parametrize("slug", ["rule-drop", "masquerade-missing", "icc-disabled"])
