@@ -99,6 +99,7 @@ def what_was_said(verdict: Verdict) -> tuple[object, ...]:
         [(each.direction, each.device, each.predicted, each.observed, len(each.steps)) for each in verdict.hops],
         [each.section for each in verdict.gaps],
         len(verdict.assumptions),
+        (verdict.lookup.outcome, len(verdict.lookup.answers)) if verdict.lookup else None,
     )
 
 

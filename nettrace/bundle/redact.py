@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 from nettrace.bundle.format import AFTER, BEFORE, CAPTURE, RUN, TEXTS, VERDICT_JSON, VERDICT_TEXT, Bundle, Run
 from nettrace.bundle.mapping import AddressMap, Facts
-from nettrace.model.base import Model, from_json, to_json
+from nettrace.model.base import Missing, Model, from_json, to_json
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd
 from nettrace.model.intent import Container, Intent
+from nettrace.model.lookup import Lookup
 from nettrace.model.observe import Frame, Open
 from nettrace.model.snapshot import Snapshot
 
@@ -30,6 +31,12 @@ T = TypeVar("T")
 #: Names that mean the same everywhere.
 COMMON = frozenset(
     ("", "host", "bridge", "none", "default", "localhost", "docker_gwbridge", "ingress", "podman", "docker", "lab")
+)
+
+
+#: Last labels of domain names that tell nobody's.
+_SHARED = frozenset(
+    ("com", "org", "net", "io", "dev", "test", "example", "local", "localdomain", "internal", "lan", "home", "arpa")
 )
 
 
@@ -52,6 +59,13 @@ class Names:
     def known(self, name: str) -> str:
         """Return the token of a name that has one, else the name."""
         return self._tokens.get(name, name)
+
+    def domain(self, name: str) -> str:
+        """Return a domain name with a token for each label: what is below what, and how many dots there are, stays.
+
+        Top-level domains that many share stay as well.
+        """
+        return ".".join(each if each.lower() in _SHARED else self.of(each, "name") for each in name.split("."))
 
     def prose(self, text: str) -> str:
         """Return a text for people with every known name of three letters or more in it replaced, as whole words."""
@@ -96,13 +110,6 @@ def redact(bundle: Bundle, key: bytes, frames: Iterable[Frame], rewrite: Rewrite
         _name_all(snapshot, names)
     for end in (run.flow.src, run.flow.dst) if run is not None else ():
         _token_of_end(end, names)
-    asked = bundle.manifest.question
-    if asked is not None and run is not None:
-        for told, end in ((asked.src, run.flow.src), (asked.dst, run.flow.dst)):
-            bare = told.partition(":")[2] or told
-            if end.kind is not EndpointKind.ADDRESS and bare not in (end.name, end.id):
-                names.of(bare, "name")
-
     members: dict[str, bytes] = {}
     for name, data in bundle.members.items():
         if name in snapshots:
@@ -126,8 +133,11 @@ def redact(bundle: Bundle, key: bytes, frames: Iterable[Frame], rewrite: Rewrite
     manifest = bundle.manifest
     question = manifest.question
     if question is not None:
+        ends = (run.flow.src, run.flow.dst) if run is not None else (None, None)
         question = replace(
-            question, src=_told(question.src, addresses, names), dst=_told(question.dst, addresses, names)
+            question,
+            src=_told(question.src, ends[0], addresses, names),
+            dst=_told(question.dst, ends[1], addresses, names),
         )
     manifest = replace(
         manifest,
@@ -211,7 +221,7 @@ def _bare(name: str) -> str:
 
 def _token_of_end(end: FlowEnd, names: Names) -> None:
     if end.kind is EndpointKind.NAME:
-        names.of(end.name, "name")
+        names.domain(end.name)
     elif end.kind is EndpointKind.CONTAINER:
         names.of(end.name, "container")
     elif end.kind is EndpointKind.NETNS and not end.name.startswith("pid:"):
@@ -229,13 +239,16 @@ def _point(point: str, names: Names) -> str:
     return f"{_namespace_name(name, names)}{slash}{device}"
 
 
-def _told(text: str, addresses: AddressMap, names: Names) -> str:
-    """Return an end of the question as it would be asked of the redacted host."""
+def _told(text: str, end: FlowEnd | None, addresses: AddressMap, names: Names) -> str:
+    """Return an end of the question as it would be asked of the redacted host; an id stays an id."""
     form, colon, bare = text.partition(":")
     if colon and form in ("container", "netns"):
         return f"{form}:{names.known(bare)}"
-    mapped = names.known(text)
-    return mapped if mapped != text else addresses.text(text)
+    if end is not None and text == end.name:
+        return _end_name(end, addresses, names)
+    if end is not None and end.id is not None and end.id.startswith(text):
+        return text
+    return addresses.text(names.known(text))
 
 
 # --- members --------------------------------------------------------------------------------------------------------
@@ -266,7 +279,12 @@ def _snapshot(snapshot: Snapshot, addresses: AddressMap, names: Names) -> Snapsh
         ),
         intent=_intent(snapshot.intent, mapped.intent, names),
         namespaces=tuple(
-            replace(new, name=_namespace_name(old.name, names), links=_without_aliases(new.links))
+            replace(
+                new,
+                name=_namespace_name(old.name, names),
+                links=_without_aliases(new.links),
+                names=_lookup(old.names, new.names, addresses, names),
+            )
             for old, new in zip(snapshot.namespaces, mapped.namespaces, strict=True)
         ),
         gaps=tuple(
@@ -276,6 +294,21 @@ def _snapshot(snapshot: Snapshot, addresses: AddressMap, names: Names) -> Snapsh
                 reason=names.prose(new.reason),
             )
             for old, new in zip(snapshot.gaps, mapped.gaps, strict=True)
+        ),
+    )
+
+
+def _lookup(old: Lookup | Missing, mapped: Lookup | Missing, addresses: AddressMap, names: Names) -> Lookup | Missing:
+    """Return what became of a name, with tokens for every label of it and of the search list."""
+    if not isinstance(old, Lookup) or not isinstance(mapped, Lookup):
+        return mapped
+    return replace(
+        mapped,
+        name=names.domain(old.name),
+        question=_flow(old.question, mapped.question, addresses, names),
+        search=tuple(map(names.domain, old.search)),
+        answers=tuple(
+            replace(new, name=names.domain(was.name)) for was, new in zip(old.answers, mapped.answers, strict=True)
         ),
     )
 
@@ -327,6 +360,8 @@ def _flow(old: Flow, mapped: Flow, addresses: AddressMap, names: Names) -> Flow:
 def _end_name(end: FlowEnd, addresses: AddressMap, names: Names) -> str:
     if end.kind is EndpointKind.NETNS:
         return _namespace_name(end.name, names)
+    if end.kind is EndpointKind.NAME:
+        return names.domain(end.name)
     return addresses.text(end.name) if end.kind is EndpointKind.ADDRESS else names.known(end.name)
 
 
