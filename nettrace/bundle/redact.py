@@ -40,6 +40,10 @@ _SHARED = frozenset(
 )
 
 
+#: Where engines listen unless they are told otherwise.
+_SOCKETS = frozenset(("", "unix:///var/run/docker.sock", "unix:///run/docker.sock", "unix:///run/podman/podman.sock"))
+
+
 class Names:
     """Tokens for names: the same name, the same token. `of` gives each kind its own, and is the only way in."""
 
@@ -144,9 +148,9 @@ def redact(bundle: Bundle, key: bytes, frames: Iterable[Frame], rewrite: Rewrite
         redacted=True,
         hostname=names.of(manifest.hostname, "host") if manifest.hostname else None,
         question=question,
-        read=tuple(names.prose(addresses.text(each)) for each in manifest.read),
+        read=tuple(_place(each, addresses, names) for each in manifest.read),
         cut=tuple(
-            replace(each, what=names.prose(addresses.text(each.what)), reason=names.prose(addresses.text(each.reason)))
+            replace(each, what=_places(each.what, addresses, names), reason=names.prose(addresses.text(each.reason)))
             for each in manifest.cut
         ),
     )
@@ -251,6 +255,22 @@ def _told(text: str, end: FlowEnd | None, addresses: AddressMap, names: Names) -
     return addresses.text(names.known(text))
 
 
+def _place(text: str, addresses: AddressMap, names: Names) -> str:
+    """Return a namespace as the manifest names it ("container web") with its token."""
+    kind, space, name = text.partition(" ")
+    return f"{kind}{space}{_namespace_name(name, names)}" if space else names.prose(addresses.text(text))
+
+
+def _places(text: str, addresses: AddressMap, names: Names) -> str:
+    """Return what is lacking ("web, db and 3 more: sysctls") with the tokens of the namespaces that lack it."""
+    where, colon, what = text.partition(": ")
+    if not colon:
+        return names.prose(addresses.text(text))
+    first, more, count = where.partition(" and ")
+    tokens = ", ".join(_namespace_name(each, names) for each in first.split(", "))
+    return f"{tokens}{more}{count}{colon}{names.prose(addresses.text(what))}"
+
+
 # --- members --------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +343,10 @@ def _without_aliases(links: Any) -> Any:
 def _intent(old: Intent, mapped: Intent, names: Names) -> Intent:
     return replace(
         mapped,
+        engines=tuple(
+            replace(new, endpoint=was.endpoint if was.endpoint in _SOCKETS else names.of(was.endpoint, "endpoint"))
+            for was, new in zip(old.engines, mapped.engines, strict=True)
+        ),
         networks=tuple(
             replace(new, name=names.of(was.name, "network"))
             for was, new in zip(old.networks, mapped.networks, strict=True)
@@ -397,7 +421,8 @@ def _text(name: str, data: bytes, addresses: AddressMap, names: Names) -> bytes:
     """Return a raw text with its addresses replaced, and the names in what an engine says."""
     text = addresses.text(data.decode("utf-8", "replace"))
     if not name.startswith(f"{TEXTS}engine="):
-        return text.encode()
+        # ip-link(8) names the namespace in which the other end of a pair lies.
+        return re.sub(r"(?<=link-netns )\S+", lambda found: names.of(found[0], "netns"), text).encode()
     decoded = _decoded(text)
     if isinstance(decoded, str):
         return names.prose(text).encode()

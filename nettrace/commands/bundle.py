@@ -84,13 +84,14 @@ def create(src: str | None, dst: str | None, output: Path | None, force: bool, a
         raise NettraceError(f"{path} exists: choose another name with -o, or replace it with --force")
     replace = force or output is not None
     if src is None:
-        return _create_of_host(path, replace=replace, as_json=as_json, options=options)
+        redacted = options.pop("redact")
+        return _create_of_host(path, replace=replace, redacted=redacted, as_json=as_json, options=options)
     if dst is None:
         raise UsageError(f"a question has two ends: say where to, as in: nettrace bundle create {src} 8.8.8.8")
     return path_command.run(src, dst, bundle=path, replace=replace, as_json=as_json, announce=True, **options)
 
 
-def _create_of_host(path: Path, *, replace: bool, as_json: bool, options: dict[str, Any]) -> int:
+def _create_of_host(path: Path, *, replace: bool, redacted: bool, as_json: bool, options: dict[str, Any]) -> int:
     context = click.get_current_context()
     for name in options:
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
@@ -103,6 +104,10 @@ def _create_of_host(path: Path, *, replace: bool, as_json: bool, options: dict[s
     path_command.check_capabilities(predict_only=True, command="bundle")
     path_command.check_folder(path)
     bundle = record_host()
+    if redacted:
+        from nettrace.redacting import redact_bundle
+
+        bundle, _translation = redact_bundle(bundle, os.urandom(32))
     write_bundle(path, bundle, replace=replace)
     if as_json:
         click.echo(_json(bundle.manifest))
@@ -341,8 +346,6 @@ def redact(file: Path, output: Path | None, table: Path | None, force: bool) -> 
     namespaces and hosts get tokens for names; names of devices stay. The redacted bundle comes to the same outcome,
     codes and places: that is checked before it is written.
     """
-    import os
-
     from nettrace.bundle.archive import read_bundle, write_bundle
     from nettrace.redacting import redact_bundle
     from nettrace.replay import bounded
@@ -368,8 +371,6 @@ def redact(file: Path, output: Path | None, table: Path | None, force: bool) -> 
 
 def write_private(path: Path, text: str) -> None:
     """Write a text for the user alone (mode 0600); raises NettraceError when it cannot be."""
-    import os
-
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(handle, "w", encoding="utf-8") as file:

@@ -121,6 +121,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     type=click.Path(dir_okay=False, path_type=Path),
     help="Keep all that the answer stands on in a support bundle (.tar.gz), for `nettrace replay`.",
 )
+@click.option("--redact", is_flag=True, help="Replace names and addresses in the bundle, see `nettrace bundle redact`.")
 def command(
     src: str,
     dst: str,
@@ -135,6 +136,7 @@ def command(
     as_json: bool,
     pcap: Path | None,
     bundle: Path | None,
+    redact: bool,
 ) -> int:
     """Say where packets from SRC to DST stop, which kernel object stops them, and what mends it."""
     return run(
@@ -151,6 +153,7 @@ def command(
         as_json=as_json,
         pcap=pcap,
         bundle=bundle,
+        redact=redact,
     )
 
 
@@ -169,6 +172,7 @@ def run(
     as_json: bool,
     pcap: Path | None,
     bundle: Path | None,
+    redact: bool = False,
     replace: bool = True,
     announce: bool = False,
 ) -> int:
@@ -187,6 +191,8 @@ def run(
         timeout_s=timeout_s,
         kernel_trace=kernel_trace,
     )
+    if redact and bundle is None:
+        raise UsageError("--redact is about what is kept: say where, with --bundle FILE")
     if bundle is not None:
         check_folder(bundle)
     if pcap is not None and predict_only:
@@ -206,7 +212,12 @@ def run(
     if bundle is not None:
         from nettrace.bundle.archive import write_bundle
 
-        write_bundle(bundle, bundle_of(answer, question), replace=replace)
+        kept = bundle_of(answer, question)
+        if redact:
+            from nettrace.redacting import redact_bundle
+
+            kept, _translation = redact_bundle(kept, os.urandom(32))
+        write_bundle(bundle, kept, replace=replace)
         if announce:
             from nettrace.render.safe import safe
 
