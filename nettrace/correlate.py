@@ -132,7 +132,7 @@ def _reply_prospect(trace: Trace) -> PredictedSight:
     if trace.forward.end in (LegEnd.ARRIVED, LegEnd.LEFT):
         return PredictedSight.SEEN
     last = trace.forward.steps[-1] if trace.forward.steps else None
-    if last is not None and last.reason is Reason.NOT_LISTENING and trace.flow.proto is Proto.TCP:
+    if last is not None and last.reason in (Reason.NOT_LISTENING, Reason.PORT_HELD) and trace.flow.proto is Proto.TCP:
         return PredictedSight.SEEN
     return PredictedSight.NOT_SEEN if trace.forward.end is LegEnd.DROPPED else PredictedSight.UNKNOWN
 
@@ -231,6 +231,10 @@ def _arrived(trace: Trace, forward: tuple[Passage, ...]) -> bool:
     """Tell whether the wire shows the packet at the end of the forward leg, as far as this host can see."""
     if not forward:
         return False
+    last = trace.forward.steps[-1] if trace.forward.steps else None
+    if last is not None and last.reason is Reason.PORT_NO_HAIRPIN:
+        # It would have to go back by the port that it came by: the capture there saw it on its way in.
+        return False
     inside = trace.flow.dst.netns
     ends = [passage for passage in forward if inside is None or trace.point(passage.point).netns == inside]
     target = ends[-1] if ends else forward[-1]
@@ -281,16 +285,18 @@ def _unanswered(trace: Trace, sightings: tuple[Sighting, ...]) -> tuple[Sighting
 
 
 def _drops(leg: Leg) -> list[tuple[Step, str | None, str | None]]:
-    """Return each stopping step of a leg with the points around it."""
+    """Return each stopping step of a leg with the points around it: one passed already is not ahead of it."""
     steps = (*leg.steps, *leg.beyond)
     drops: list[tuple[Step, str | None, str | None]] = []
     after: str | None = None
+    passed: set[str] = set()
     for index, step in enumerate(steps):
         if step.outcome is Outcome.DROP:
-            rest = (each.point for each in steps[index:] if each.point is not None and each.point != after)
+            rest = (each.point for each in steps[index:] if each.point is not None and each.point not in passed)
             drops.append((step, after, next(rest, None)))
         elif step.point is not None:
             after = step.point
+            passed.add(after)
     return drops
 
 
@@ -528,8 +534,11 @@ def _told_step(trace: Trace, leg: Leg, known: Step | None, passing: Passing) -> 
 
 
 def _behind_all_points(blocker: Blocker, trace: Trace) -> bool:
-    """Tell whether a stop lies between the source's device, where the answer was seen, and the source's socket."""
+    """Tell whether a stop lies where no capture sees it: behind the source's device, or behind a listening socket."""
     step = blocker.step
+    if step is not None and step.reason is Reason.PORT_HELD:
+        # The kernel completes the handshake for a socket that listens, whether or not anybody accepts from it.
+        return True
     if step is None or blocker.direction is not Direction.REPLY or blocker.before is not None:
         return False
     return step.netns == trace.flow.src.netns and step.point is None and blocker.after is not None

@@ -42,6 +42,7 @@ from nettrace.rules.base import Fired, Hit, Rule, Unknown
 from nettrace.rules.case import Case
 from nettrace.rules.ends import notes
 from nettrace.rules.first_leg import NAME, asked_flow, lookup_view, names_first, settles, stop_without_blocker
+from nettrace.rules.idiom import in_words_of
 from nettrace.rules.kernel_facts import dropped_by, kernel_evidence, kernel_gaps, kernel_lines
 
 _ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
@@ -300,6 +301,7 @@ def _finding(case: Case, each: _Ranked, causes: list[_Ranked]) -> Finding:
     said: tuple[Evidence, ...] = ()
     if hit.blocker is not None:
         said = kernel_evidence(case, hit.blocker, first=each.position == 0, known=hit.evidence)
+    mend = in_words_of(case.engine.name if case.engine is not None else None, hit.mend)
     return Finding(
         code=each.rule.code,
         severity=each.severity,
@@ -308,7 +310,7 @@ def _finding(case: Case, each: _Ranked, causes: list[_Ranked]) -> Finding:
         basis=hit.basis,
         at=hit.at,
         evidence=(*hit.evidence, *said),
-        remedy=Remedy(summary=hit.mend.summary, commands=hit.mend.commands, verified=_verify(case, each, causes)),
+        remedy=Remedy(summary=mend.summary, commands=mend.commands, verified=_verify(case, each, causes)),
     )
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from msgspec.structs import replace
 
 from nettrace.collect.engines import Engine
+from nettrace.collect.held import mark_held
 from nettrace.collect.intents import Intents
 from nettrace.collect.namespace import begin_listing, read_again, read_namespace, read_outline
 from nettrace.collect.netfilter import Listing
@@ -385,6 +386,9 @@ class Collector:
 
     def _snapshot(self, namespaces: dict[int, Namespace], gaps: dict[int, tuple[Gap, ...]]) -> Snapshot:
         intent = self._intents.all()
+        host = namespaces.get(self.host.inode)
+        if host is not None:
+            namespaces = namespaces | {host.id: mark_held(host, intent)}
         system = os.uname()
         return Snapshot(
             host=Host(

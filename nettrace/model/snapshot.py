@@ -214,6 +214,7 @@ class Socket(Model):
     """A socket that can receive. `state`: LISTEN for TCP, UNCONN or ESTAB otherwise; `address` may be 0.0.0.0.
 
     `process` names the programs that hold it, where that was asked for: on the host, for the port of the question.
+    `held_for` names the container whose published port an engine only reserves by it: nobody accepts there.
     """
 
     proto: str
@@ -225,6 +226,7 @@ class Socket(Model):
     v6only: bool = False
     uid: int | None = None
     process: tuple[str, ...] = ()
+    held_for: str | None = None
 
 
 class Tuple5(Model):

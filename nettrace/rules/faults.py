@@ -18,6 +18,7 @@ from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import Link
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Rule as FilterRule
+from nettrace.netfilter.ruleset import Table as FilterTable
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend
 from nettrace.rules.case import Case
@@ -201,11 +202,13 @@ def _split(case: Case, step: Step, ref: RuleRef) -> bool:
 def engine_rules(case: Case, step: Step, ref: RuleRef) -> str | None:
     """Tell whether the engine's forward rules are gone or bypassed; None when they are in place or none is meant."""
     engine = case.engine
-    if engine is None or engine.name not in ("docker", "lab") or engine.iptables is False:
+    if engine is None or engine.name not in ("docker", "podman", "lab") or engine.iptables is False:
         return None
     table = case.world.views[step.netns].ruleset.table(ref.backend, ref.family, "filter")
     if table is None or not any(network.bridge for network in case.before.intent.networks):
         return None
+    if engine.name == "podman":
+        return _podman_rules(case, table)
     chains = [chain for name, chain in table.chains.items() if name.startswith("DOCKER") and name != "DOCKER-USER"]
     forward = table.chains.get("FORWARD")
     bridges = {network.bridge for network in case.before.intent.networks if network.bridge}
@@ -233,6 +236,22 @@ def engine_rules(case: Case, step: Step, ref: RuleRef) -> str | None:
     meant = any(f" {out} " in rule.ref.text for rule in target.rules)
     if not modern and meant and not any(out in text or " -o " not in text for text in jumps):
         return "filter.docker-chains-bypassed"
+    return None
+
+
+def _podman_rules(case: Case, table: FilterTable) -> str | None:
+    """Tell the same of netavark's one chain, which FORWARD jumps to, with two accepts for each subnet."""
+    chain = table.chains.get("NETAVARK_FORWARD")
+    if chain is None or not chain.rules:
+        return "filter.docker-rules-missing"
+    forward = table.chains.get("FORWARD")
+    texts = [rule.ref.text for rule in (forward.rules if forward is not None else ())]
+    if not any(text.endswith("-j NETAVARK_FORWARD") for text in texts):
+        return "filter.docker-chains-bypassed"
+    own = attachment(case, case.flow.src) or attachment(case, case.flow.dst)
+    subnets = [str(pool.subnet) for pool in own[5].subnets] if own is not None and not own[5].internal else []
+    if subnets and not any(subnet in rule.ref.text for subnet in subnets for rule in chain.rules):
+        return "filter.docker-rules-missing"
     return None
 
 

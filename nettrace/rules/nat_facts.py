@@ -181,9 +181,11 @@ def _masquerade(case: Case, out: Leaving, summary: str) -> Mend:
     backend = nat_backend(case, out)
     rule = f"-A POSTROUTING -s {subnet}" + (f" ! -o {bridge}" if bridge else f" -o {out.device}") + " -j MASQUERADE"
     family = "ip" if out.original.family == 4 else "ip6"
+    podman = out.network is not None and out.network.engine == "podman"
+    reload = ("podman network reload --all",) if podman else ()
     return Mend(
         summary=summary,
-        commands=(f"{tool}{'-legacy' if backend == 'legacy' else ''} -t nat {rule}",),
+        commands=(*reload, f"{tool}{'-legacy' if backend == 'legacy' else ''} -t nat {rule}"),
         change=append_rule(out.netns, backend, family, "nat", rule),
     )
 
@@ -193,6 +195,6 @@ def nat_backend(case: Case, out: Leaving) -> str:
     backends = {
         table.backend
         for table in case.world.views[out.netns].ruleset.tables
-        if any(chain.name.startswith("DOCKER") for chain in table.chains.values())
+        if any(chain.name.startswith(("DOCKER", "NETAVARK")) for chain in table.chains.values())
     }
     return "legacy" if backends == {"legacy"} else "nft"

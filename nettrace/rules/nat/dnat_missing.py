@@ -17,6 +17,7 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule
 from nettrace.rules.publish_facts import (
+    PODMAN_CHAIN,
     Asked,
     Wanted,
     add_rule_mend,
@@ -39,7 +40,8 @@ def check(case: Case) -> Result:
     if ask is None or want is None or not want.fits or ask.nat is not None:
         return fired()
     right, wrong = dnat_rules(ask.host, want)
-    if wrong or (right and (by_own_bridge(ask, want) or chosen_first(case, ask) is not None)):
+    left_out = by_own_bridge(ask, want) and want.engine != "podman"
+    if wrong or (right and (left_out or chosen_first(case, ask) is not None)):
         return fired()
     hits = []
     for blocker in taken_for_host(case, ask.host):
@@ -82,17 +84,20 @@ def _missing(case: Case, ask: Asked, want: Wanted, port: str, blocker: Blocker) 
 
 def _jump_mend(case: Case, ask: Asked, want: Wanted, hook: Hook) -> Mend:
     summary = "Restart the engine, so that it writes the jump again, and find what deleted it."
-    place = nat_table(ask.host, case.flow.family)
+    podman = want.engine == "podman"
+    place = nat_table(ask.host, case.flow.family, want.engine)
     if place is None:
         return Mend(summary=summary, commands=("systemctl restart docker",))
     backend, family, tool = place
     own = ""
     if hook is Hook.OUTPUT:
         own = "! -d 127.0.0.0/8 " if case.flow.family == 4 else "! -d ::1/128 "
-    rule_text = f"-A {hook.value.upper()} {own}-m addrtype --dst-type LOCAL -j DOCKER"
+    target = PODMAN_CHAIN if podman else "DOCKER"
+    own = "" if podman else own
+    rule_text = f"-A {hook.value.upper()} {own}-m addrtype --dst-type LOCAL -j {target}"
     return Mend(
         summary=summary,
-        commands=(f"{tool} -t nat {rule_text}",),
+        commands=(*(("podman network reload --all",) if podman else ()), f"{tool} -t nat {rule_text}"),
         change=append_rule(ask.host.id, backend, family, "nat", rule_text),
     )
 

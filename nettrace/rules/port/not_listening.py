@@ -21,7 +21,7 @@ from nettrace.rules.wording import answer_text, enter, sysctl_evidence, wire_evi
 def check(case: Case) -> Result:
     """Fire when the destination has no socket on the port, on any address."""
     hits = []
-    for blocker, step in blockers(case, Reason.NOT_LISTENING):
+    for blocker, step in blockers(case, Reason.NOT_LISTENING, Reason.PORT_HELD):
         if step.socket is not None:
             continue
         view = view_of(case, step)
