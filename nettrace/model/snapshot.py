@@ -89,6 +89,7 @@ class Link(Model):
     `kind` is IFLA_INFO_KIND ("veth", "bridge", "macvlan", …), "" for hardware and loopback. `peer_ifindex` is
     IFLA_LINK; it lies in namespace `peer_netns` (inode), which is None when it lies in the same namespace, and
     `peer_nsid` is IFLA_LINK_NETNSID when the namespace has no known inode. `lower_up` is IFF_LOWER_UP (carrier).
+    `ipvlan_mode` is l2, l3 or l3s, `ipvlan_flag` bridge, private or vepa.
     `arp_type` is ARPHRD_* (1 Ethernet, 772 loopback, 65534 none). `xdp` and `tc` describe attached programs.
     """
 
@@ -115,6 +116,7 @@ class Link(Model):
     vxlan: Vxlan | None = None
     macvlan_mode: str | None = None
     ipvlan_mode: str | None = None
+    ipvlan_flag: str | None = None
     vlan_id: int | None = None
     qdisc: str = ""
     xdp: str | None = None

@@ -29,7 +29,7 @@ from nettrace.model.path import (
 from nettrace.model.snapshot import FdbEntry, Gap, Link, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
 from nettrace.predict import bridge as bridging
-from nettrace.predict import neigh, sockets
+from nettrace.predict import children, neigh, sockets
 from nettrace.predict import route as routing
 from nettrace.predict.hooks import Table, run_hook
 from nettrace.predict.segment import Places
@@ -165,7 +165,7 @@ class _Walk:
                 link = view.links[last.ifindex or 0]
                 if self.heard.tunnel is not None:
                     packet = self._tunnelled(self.heard.tunnel, packet)
-                child = self._child(view, link, address=packet.dst)
+                child = children.holder(self.world, view, link, packet.dst)
                 # What a bridge let out under another's MAC comes back to that MAC, as to any host of that link.
                 sender = last.packet.src_mac if self.heard.tunnel is None else None
                 bridged = (
@@ -561,12 +561,19 @@ class _Walk:
             )
         else:
             self._add(Step(text=f"out of {out.name}", **facts))
+            self._past_children(view, out, packet, dst_mac)
+        self._onward(view, out, packet, dst_mac)
+
+    def _onward(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Hand a frame to the driver of a device (ndo_start_xmit)."""
         if out.kind == "bridge":
             self._bridge_forward(view, out, None, packet, dst_mac)
         elif out.kind == "veth":
             self._veth(view, out, packet, dst_mac)
-        elif out.kind == "macvlan":
+        elif out.kind in ("macvlan", "macvtap"):
             self._macvlan(view, out, packet, dst_mac)
+        elif out.kind in ("ipvlan", "ipvtap"):
+            self._ipvlan(view, out, packet, dst_mac)
         elif out.kind == "vxlan":
             self._vxlan(view, out, packet, dst_mac)
         else:
@@ -704,22 +711,8 @@ class _Walk:
         bridge = view.links.get(out.master or 0)
         return network is None or bridge is None or network.bridge != bridge.name
 
-    def _child(
-        self, view: View, parent: Link, *, mac: str | None = None, address: IPAddress | None = None
-    ) -> tuple[View, Link] | None:
-        """Return the macvlan child of a device that has the MAC, or the address, wherever its namespace is."""
-        for each in self.world.views.values():
-            for link in each.links.values():
-                if link.kind != "macvlan" or link.peer_ifindex != parent.ifindex or each.peer(link) != view.id:
-                    continue
-                if (mac is not None and link.mac == mac) or (
-                    address is not None and each.owned.get(address) == link.ifindex
-                ):
-                    return each, link
-        return None
-
-    def _macvlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
-        """Send from a macvlan child: to a sibling in bridge mode, else out by the parent (macvlan_queue_xmit)."""
+    def _parent(self, view: View, out: Link, packet: Packet) -> tuple[View, Link]:
+        """Return the parent of a macvlan or ipvlan child; ask for its namespace where it was not read."""
         inode = view.peer(out)
         parent_view = self.world.view(inode) if inode is not None else None
         if inode is not None and parent_view is None:
@@ -728,7 +721,14 @@ class _Walk:
         parent = parent_view.links.get(out.peer_ifindex or 0) if parent_view is not None else None
         if parent_view is None or parent is None:
             self._leave(view, out, packet, f"leaves by the parent of {out.name}")
-        sibling = self._child(parent_view, parent, mac=dst_mac) if dst_mac is not None else None
+        return parent_view, parent
+
+    def _macvlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Send from a macvlan child: to a sibling in bridge mode, else out by the parent (macvlan_queue_xmit)."""
+        parent_view, parent = self._parent(view, out, packet)
+        sibling = children.taker(self.world, parent_view, parent, mac=dst_mac) if dst_mac is not None else None
+        if sibling is not None and sibling[1] is out:
+            sibling = None
         if out.macvlan_mode == "bridge" and sibling is not None and sibling[1].macvlan_mode == "bridge":
             self._receive(*sibling, packet, dst_mac=dst_mac)
             return
@@ -748,21 +748,73 @@ class _Walk:
         if not (parent.up and parent.lower_up):
             reason = Reason.LINK_DOWN if not parent.up else Reason.NO_CARRIER
             self._stop(Step(outcome=Outcome.DROP, reason=reason, text=f"the parent {parent.name} is down", **facts))
-        elif dst_mac is not None and dst_mac == parent.mac:
-            self._stop(
-                Step(
-                    outcome=Outcome.DROP,
-                    reason=Reason.MACVLAN_ISOLATED,
-                    text=f"{out.name} and its parent {parent.name} cannot talk to each other",
-                    **facts,
-                )
-            )
+        elif dst_mac is not None and dst_mac == parent.mac and out.macvlan_mode != "passthru":
+            text = f"{out.name} and its parent {parent.name} cannot talk to each other"
+            self._stop(Step(outcome=Outcome.DROP, reason=Reason.MACVLAN_ISOLATED, text=text, **facts))
             raise _End
         else:
             self._add(Step(text=f"out of {parent.name}", **facts))
             if sibling is not None:
                 self._to_isolated_sibling(parent_view, parent, out, *sibling, packet)
-        self._leave(parent_view, parent, packet, f"leaves this host by {parent.name}")
+        self._onward(parent_view, parent, packet, dst_mac)
+
+    def _ipvlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Send from an ipvlan child: to a sibling, out by the parent (l2), or by the parent's own routes (l3, l3s)."""
+        parent_view, parent = self._parent(view, out, packet)
+        sibling = children.taker(self.world, parent_view, parent, address=packet.dst)
+        if sibling is None:
+            self._need_sibling(parent_view, parent, packet)
+        choice = children.ipvlan_choice(out, parent_view, parent, packet, dst_mac, sibling[1] if sibling else None)
+        facts: dict[str, Any] = {
+            "kind": StepKind.XMIT,
+            "netns": parent_view.id,
+            "segment": Segment.EGRESS,
+            "packet": packet,
+            "device": parent.name,
+            "ifindex": parent.ifindex,
+            "link": parent,
+        }
+        if choice.way is children.Way.SIBLING and sibling is not None:
+            self._add(Step(text=choice.text, **facts))
+            self._receive(*sibling, packet, dst_mac=dst_mac)
+            return
+        if not (parent.up and parent.lower_up):
+            reason = Reason.LINK_DOWN if not parent.up else Reason.NO_CARRIER
+            self._stop(Step(outcome=Outcome.DROP, reason=reason, text=f"the parent {parent.name} is down", **facts))
+        if choice.way in (children.Way.ISOLATED, children.Way.HOST):
+            host = choice.way is children.Way.HOST
+            reason = Reason.MACVLAN_ISOLATED if host else Reason.MACVLAN_MODE
+            self._stop(Step(outcome=Outcome.DROP, reason=reason, text=choice.text, **facts))
+            raise _End
+        if choice.way is children.Way.ROUTED:
+            # ipvlan_process_v4_outbound: the parent's namespace sends it as its own, bound to the parent.
+            self._local_output(parent_view, packet, packet.src)
+            return
+        self._add(Step(text=f"out of {parent.name}", point=self.places.point(parent_view, parent), **facts))
+        self._onward(parent_view, parent, packet, dst_mac)
+
+    def _past_children(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Stop what a parent's own stack sends to one of its children: it goes out on the wire, past them."""
+        child = children.taker(self.world, view, out, mac=dst_mac, address=packet.dst)
+        if child is None or child[1].macvlan_mode == "passthru":
+            self._need_sibling(view, out, packet)
+            return
+        text = f"{out.name} and its child {child[1].name} in {child[0].name} cannot talk to each other"
+        self._stop(
+            Step(
+                kind=StepKind.XMIT,
+                netns=view.id,
+                segment=Segment.EGRESS,
+                packet=packet,
+                device=out.name,
+                ifindex=out.ifindex,
+                link=out,
+                outcome=Outcome.DROP,
+                reason=Reason.MACVLAN_ISOLATED,
+                text=text,
+            )
+        )
+        raise _End
 
     def _need_sibling(self, parent_view: View, parent: Link, packet: Packet) -> None:
         """Ask for the namespace of the container that an engine gave the destination to, where a child may be in it."""
@@ -803,6 +855,17 @@ class _Walk:
         self._receive(view, child, packet, dst_mac=child.mac)
         raise _End
 
+    def _to_child(
+        self, view: View, parent: Link, child_view: View, child: Link, packet: Packet, dst_mac: str | None
+    ) -> None:
+        """Hand a frame that came in by a parent to its child; in l3s mode the parent's hooks see it first."""
+        if child.ipvlan_mode == "l3s":
+            # ipvlan_l3_rcv changes the route in ip_rcv, ipvlan_nf_input the device at the end of INPUT.
+            result = self._hook(view, Hook.PREROUTING, packet, self.table.begin(view, packet), "stack", iif=parent.name)
+            result = self._hook(view, Hook.INPUT, result.packet, result.tracking, "stack", iif=parent.name)
+            packet = result.packet
+        self._receive(child_view, child, packet, dst_mac=dst_mac)
+
     # -- input -------------------------------------------------------------------------------------------------
 
     def _receive(self, view: View, device: Link, packet: Packet, *, dst_mac: str | None) -> None:
@@ -826,9 +889,10 @@ class _Walk:
         if device.master is not None and device.master in view.links and view.links[device.master].kind == "bridge":
             self._bridge_input(view, view.links[device.master], device, packet, dst_mac)
             return
-        child = self._child(view, device, mac=dst_mac) if dst_mac is not None else None
-        if child is not None and dst_mac != device.mac:  # macvlan_handle_frame
-            self._receive(*child, packet, dst_mac=dst_mac)
+        child = children.taker(self.world, view, device, mac=dst_mac, address=packet.dst)
+        if child is not None and (dst_mac is not None or child[1].kind in ("ipvlan", "ipvtap")):
+            # macvlan_handle_frame, ipvlan_handle_frame
+            self._to_child(view, device, *child, packet, dst_mac)
             return
         if dst_mac is not None and device.mac is not None and dst_mac != device.mac and not device.loopback:
             self._stop(

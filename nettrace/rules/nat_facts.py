@@ -92,35 +92,52 @@ def _seen_leaving(case: Case, predicted: Packet, point: str) -> Packet:
 
 
 def _covering(case: Case, netns: int, packet: Packet, device: str) -> tuple[RuleRef, ...]:
-    """Return the source NAT rules whose source and output device fit the packet, read from their text."""
+    """Return the source NAT rules whose source and output device fit the packet, read from their text.
+
+    A chain of its own counts only where a jump to it fits too: netavark's names the subnet there.
+    """
     family = "ip" if packet.family == 4 else "ip6"
     found = []
     for table in case.world.views[netns].ruleset.tables:
         if table.family not in (family, "inet"):
             continue
+        texts = [rule.ref.text for chain in table.chains.values() for rule in chain.rules]
         for chain in table.chains.values():
             for rule in chain.rules:
                 kinds = [each.kind for each in rule.exprs if isinstance(each, Nat)]
-                if any(kind in ("masquerade", "snat") for kind in kinds) and _fits(rule.ref.text, packet, device):
+                translates = any(kind in ("masquerade", "snat") for kind in kinds)
+                if not translates or not _fits(rule.ref.text, packet, device):
+                    continue
+                if chain.base is not None or any(_leads(text, chain.name, packet) for text in texts):
                     found.append(rule.ref)
     return tuple(found)
 
 
+def _leads(text: str, chain: str, packet: Packet) -> bool:
+    """Tell whether a rule jumps to a chain, for this packet's addresses."""
+    jump = rf"(?:-j|-g|jump|goto) {re.escape(chain)}(?![\w.-])"
+    return re.search(jump, text) is not None and _addressed(text, packet)
+
+
+def _addressed(text: str, packet: Packet) -> bool:
+    """Tell whether the addresses in a rule's text are the packet's."""
+    for flag, word, address in (("-s", "saddr", packet.src), ("-d", "daddr", packet.dst)):
+        said = re.search(rf"(! )?(?:{flag}|ip6? {word})( !=)? ([0-9a-fA-F.:]+(?:/\d+)?)", text)
+        if said is not None and (address in ip_network(said[3], strict=False)) == bool(said[1] or said[2]):
+            return False
+    return True
+
+
 def _fits(text: str, packet: Packet, device: str) -> bool:
-    source = re.search(r"(! )?(?:-s|ip6? saddr)( !=)? ([0-9a-fA-F.:]+(?:/\d+)?)", text)
-    if source is None:
-        return "-d " not in text and "daddr" not in text and "mark" not in text
-    negated = bool(source[1] or source[2])
-    if (packet.src in ip_network(source[3], strict=False)) == negated:
+    if not _addressed(text, packet):
+        return False
+    if "mark" in text and not re.search(r"-s |saddr", text):
         return False
     out = re.search(r"(! )?(?:-o|oifname)( !=)? \"?([^\s\"]+)\"?", text)
     if out is not None and (out[3] == device) == bool(out[1] or out[2]):
         return False
     proto = re.search(r"(! )?-p (\S+)", text) or re.search(r"()\b(icmp|tcp|udp) ", text)
-    if proto is not None and (PROTOCOLS.get(proto[2], proto[2]) == packet.proto) == bool(proto[1]):
-        return False
-    narrow = re.search(r"(?:-d|daddr) ([0-9a-fA-F.:]+(?:/\d+)?)", text)
-    return narrow is None or packet.dst in ip_network(narrow[1], strict=False)
+    return proto is None or (PROTOCOLS.get(proto[2], proto[2]) == packet.proto) != bool(proto[1])
 
 
 def neighbourly(case: Case, out: Leaving) -> bool:
