@@ -370,9 +370,11 @@ def look(collector: Collector | RecordedHost, flow: Flow) -> tuple[Snapshot, Tra
 
 
 def destinations(before: Snapshot, trace: Trace) -> list[Container]:
-    """Return the running containers that an engine gave an address to which the packet, or its answer, goes."""
+    """Return the running containers that an engine gave an address which the packet, or its answer, goes to or by."""
     legs = [leg for leg in (trace.forward, trace.reply) if leg is not None]
-    wanted = {step.packet.dst for leg in legs for step in (*leg.steps, *leg.beyond)}
+    wanted = {
+        address for leg in legs for step in (*leg.steps, *leg.beyond) for address in (step.packet.dst, step.next_hop)
+    }
     return [
         container
         for container in before.intent.containers

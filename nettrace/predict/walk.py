@@ -730,7 +730,8 @@ class _Walk:
         if sibling is not None and sibling[1] is out:
             sibling = None
         if out.macvlan_mode == "bridge" and sibling is not None and sibling[1].macvlan_mode == "bridge":
-            self._receive(*sibling, packet, dst_mac=dst_mac)
+            # It is handed to the parent's taps first, and comes to the sibling by its parent (dev_forward_skb).
+            self._receive(parent_view, parent, packet, dst_mac=dst_mac)
             return
         if sibling is None:
             self._need_sibling(parent_view, parent, packet)
@@ -817,15 +818,16 @@ class _Walk:
         raise _End
 
     def _need_sibling(self, parent_view: View, parent: Link, packet: Packet) -> None:
-        """Ask for the namespace of the container that an engine gave the destination to, where a child may be in it."""
-        owner = self.world.owner_of_address(packet.dst)
-        network = self.world.snapshot.intent.network(owner[1].network_id) if owner is not None else None
-        if owner is None or network is None or network.parent != parent.name:
-            return
-        inode = owner[0].netns
-        if inode is not None and self.world.view(inode) is None:
-            self.needs = (inode,)
-            self._finish(LegEnd.NEEDS)
+        """Ask for the namespace of the container that holds the destination, or the next hop, by an engine's word."""
+        for address in dict.fromkeys((packet.dst, self.next_hop or packet.dst)):
+            owner = self.world.owner_of_address(address)
+            network = self.world.snapshot.intent.network(owner[1].network_id) if owner is not None else None
+            if owner is None or network is None or network.parent != parent.name:
+                continue
+            inode = owner[0].netns
+            if inode is not None and self.world.view(inode) is None:
+                self.needs = (inode,)
+                self._finish(LegEnd.NEEDS)
 
     def _to_isolated_sibling(
         self, parent_view: View, parent: Link, out: Link, view: View, child: Link, packet: Packet

@@ -110,9 +110,10 @@ class Podman:
         return self("run", "-d", "--name", name, *options, "busybox", *command)
 
     def close(self) -> None:
-        """Remove its containers with their namespaces, and end it."""
+        """Remove its containers with their namespaces, the latest first as others may depend on them, and end it."""
         try:
-            self("rm", "-f", "-a", "--depend", "-t", "0")
+            for identity in reversed(self("ps", "-a", "-q", "--no-trunc", "--sort", "created").splitlines()):
+                self("rm", "-f", "-t", "0", identity)
         finally:
             kill([self.service])
 

@@ -11,7 +11,11 @@ Seen in the field: as above, with the gateway of an internal or macvlan network 
 
 from __future__ import annotations
 
+from nettrace.model.intent import Endpoint, Network
 from nettrace.model.path import Direction, StepKind
+from nettrace.model.snapshot import Link
+from nettrace.predict.children import KINDS
+from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import add_route, default_route, delete_route, together
@@ -21,10 +25,10 @@ from nettrace.rules.wording import enter, route_evidence, wire_evidence
 
 def check(case: Case) -> Result:
     """Fire when the source's default route names another gateway than its endpoint's, and the flow stops."""
-    own = attachment(case, case.flow.src)
+    own = _own(case)
     if own is None or not case.blockers:
         return fired()
-    view, link, _host, _veth, endpoint, network = own
+    view, link, endpoint, network = own
     gateway = endpoint.gateway if case.flow.family == 4 else endpoint.gateway6
     for step in case.steps(Direction.FORWARD):
         route = step.route
@@ -62,6 +66,19 @@ def check(case: Case) -> Result:
             )
         )
     return fired()
+
+
+def _own(case: Case) -> tuple[View, Link, Endpoint, Network] | None:
+    """Return how the source hangs on its network: by a bridge, or by a device on a parent (macvlan, ipvlan)."""
+    found = attachment(case, case.flow.src)
+    if found is not None:
+        return found[0], found[1], found[4], found[5]
+    view = case.view(case.flow.src.netns)
+    for endpoint, network in case.attachments(case.container_of(case.flow.src)):
+        link = case.link_of(view, endpoint) if view is not None else None
+        if view is not None and link is not None and link.kind in KINDS:
+            return view, link, endpoint, network
+    return None
 
 
 RULE = rule("route.wrong-gateway", check, rank=49, needs=("routes", "intent"))
