@@ -782,6 +782,8 @@ class _Walk:
         if not (parent.up and parent.lower_up):
             reason = Reason.LINK_DOWN if not parent.up else Reason.NO_CARRIER
             self._stop(Step(outcome=Outcome.DROP, reason=reason, text=f"the parent {parent.name} is down", **facts))
+            if choice.way is children.Way.ROUTED:
+                raise _End
         if choice.way in (children.Way.ISOLATED, children.Way.HOST):
             host = choice.way is children.Way.HOST
             reason = Reason.MACVLAN_ISOLATED if host else Reason.MACVLAN_MODE

@@ -15,6 +15,7 @@ from nettrace.model.path import Direction, LegEnd, Segment, StepKind
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Nat
 from nettrace.predict import route as routing
+from nettrace.predict.children import ROUTED
 from nettrace.rules.base import Hit, Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule
@@ -63,10 +64,12 @@ def leaving(case: Case) -> Leaving | None:
     if routing.is_local(view, packet.src) or out.netns == case.flow.src.netns:
         return None
     own = attachment(case, case.flow.src)
-    network = own[5] if own is not None else None
+    routed = _routed_child(case)
+    network = own[5] if own is not None else routed
     subnet = next((each.subnet for each in network.subnets if first.src in each.subnet), None) if network else None
     mode = (network.gateway_mode_ipv4 if packet.family == 4 else network.gateway_mode_ipv6) if network else None
-    meant = network is None or (network.masquerade is not False and mode not in ("routed", "isolated"))
+    # What an ipvlan child in l3 mode sends is routed by the host under its own address: nobody means to translate it.
+    meant = routed is None and _masquerades(network, mode)
     if network is None and not first.src.is_private:
         return None
     return Leaving(
@@ -81,6 +84,20 @@ def leaving(case: Case) -> Leaving | None:
         subnet=subnet,
         blocker=blocker,
     )
+
+
+def _masquerades(network: Network | None, mode: str | None) -> bool:
+    return network is None or (network.masquerade is not False and mode not in ("routed", "isolated"))
+
+
+def _routed_child(case: Case) -> Network | None:
+    """Return the network of a source that is an ipvlan child whose parent's namespace routes for it."""
+    view = case.view(case.flow.src.netns)
+    for endpoint, network in case.attachments(case.container_of(case.flow.src)):
+        link = case.link_of(view, endpoint) if view is not None else None
+        if link is not None and link.ipvlan_mode in ROUTED:
+            return network
+    return None
 
 
 def _seen_leaving(case: Case, predicted: Packet, point: str) -> Packet:
