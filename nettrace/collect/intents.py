@@ -105,6 +105,17 @@ class Intents:
         self._remember(whole)
         return whole
 
+    def add(self, pod: Container) -> Container:
+        """Add a pod that a question names: no engine's listing has it, and all of it is known already."""
+        intent = self.all()
+        if intent.container(pod.id) is None:
+            self._inspected.add(pod.id)
+            self._intent = Intent(
+                engines=intent.engines, networks=intent.networks, containers=(*intent.containers, pod)
+            )
+            self._remember(pod)
+        return pod
+
     def inspect_all(self) -> Intent:
         """Make every running container complete, and return the whole Intent."""
         for container in self.all().containers:

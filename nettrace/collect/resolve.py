@@ -32,11 +32,11 @@ __all__ = ["Resolver", "parse_endpoint"]
 BEYOND: dict[int, IPAddress] = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
 #: With more containers than this, asking for each of them takes longer than the answer is worth.
 MANY = 150
-PREFIXES = ("container", "netns", "pid")
+PREFIXES = ("container", "netns", "pid", "pod")
 
 
 class Typed(Model):
-    """An endpoint as it was typed. `form`: container, netns, pid, host, address, word."""
+    """An endpoint as it was typed. `form`: container, netns, pid, pod, host, address, word."""
 
     form: str
     value: str
@@ -152,6 +152,8 @@ class Resolver:
                 return end
             case "container":
                 return self._container(typed.value, prefix=True)
+            case "pod":
+                return self._pod(typed.value)
         found = self._intents.matches(typed.value)
         if not found and netns_of(run_netns(typed.value)) is not None:
             raise NotFound(f"no container is called {typed.value}, but a namespace is: say netns:{typed.value}")
@@ -165,6 +167,8 @@ class Resolver:
                 return self._namespace(typed)
             case "container":
                 return self._container(typed.value, prefix=True)
+            case "pod":
+                return self._pod(typed.value)
         word = typed.value
         if "." not in word:
             # With a dot it is a name of DNS almost for certain, and those need no engine.
@@ -227,6 +231,14 @@ class Resolver:
             netns=container.netns,
             container=container,
             etc=self._etc_of(container),
+        )
+
+    def _pod(self, word: str) -> _End:
+        from nettrace.collect.engines.cri import find_pod
+
+        pod = self._intents.add(find_pod(word, self._places.host.inode))
+        return _End(
+            kind=EndpointKind.CONTAINER, name=f"pod:{pod.name}", netns=pod.netns, container=pod, etc=self._etc_of(pod)
         )
 
     def _etc_of(self, container: Container) -> tuple[str, ...]:

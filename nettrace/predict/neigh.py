@@ -11,6 +11,7 @@ from enum import StrEnum
 from nettrace.model.base import IPAddress, Missing, Model, rows
 from nettrace.model.snapshot import Link, Neighbour
 from nettrace.predict.children import KINDS, children_of
+from nettrace.predict.proxy_arp import answers_for
 from nettrace.predict.world import View, World, unread_text
 
 #: The entry of a vxlan device for every address that it has no entry for.
@@ -146,6 +147,11 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
             ignored = blocked
             continue
         return Resolution(how=Resolved.OWNER, mac=device.mac, owner=owner, entry=entry)
+    for member in segment.members:
+        holder, device = world.views[member.netns], world.views[member.netns].links[member.ifindex]
+        asked_here = (member.netns, member.ifindex) != (view.id, link.ifindex)
+        if asked_here and answers_for(holder, device, address, asking):
+            return Resolution(how=Resolved.OWNER, mac=device.mac, owner=member, entry=entry)
     if ignored is not None:
         return Resolution(how=Resolved.IGNORED, entry=entry, sysctl=ignored)
     for tunnel in segment.tunnels:

@@ -54,7 +54,9 @@ def asker(docker_lab: Lab, made: Made) -> Asker:
         inet = docker_lab.state.inet
         assert inet is not None
         for parent, mode, number in UPLINKS:
-            docker_lab.check(["ip", "link", "add", parent, "type", "veth", "peer", "name", parent, "netns", inet.name])
+            # Two indexes, for the carrier to be told at once (linkwatch_urgent_event).
+            pair = ["type", "veth", "peer", "name", parent, "index", str(900 + number), "netns", inet.name]
+            docker_lab.check(["ip", "link", "add", parent, "index", str(800 + number), *pair])
             docker_lab.check(["ip", "link", "set", parent, "up"])
             docker_lab.check(["ip", "link", "set", parent, "master", "br0", "up"], "inet")
             docker_lab.check(["ip", "addr", "add", f"10.50.{number}.1/24", "dev", "br0"], "inet")

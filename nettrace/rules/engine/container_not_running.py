@@ -25,14 +25,18 @@ def check(case: Case) -> Result:
         container = case.container_of(end)
         status = container.status if container is not None else "not running"
         verb = "unpause" if status == "paused" else "start"
-        tool = "podman" if container is not None and container.engine == "podman" else "docker"
+        tool = container.engine if container is not None and container.engine in ("podman", "cri") else "docker"
+        command = f"{tool} {verb} {end.name}"
+        if tool == "cri":
+            namespace, _, name = end.name.removeprefix("pod:").partition("/")
+            command = f"kubectl --namespace {namespace} describe pod {name}"
         hits.append(
             Hit(
                 title=f"container {end.name} is {status}",
                 explanation=f"{end.name} is {status}, so nothing can be sent from it or delivered to it.",
                 at=end.name,
                 evidence=(intent_evidence(f"container {end.name}: {status}", tool),),
-                mend=Mend(summary=f"{verb.capitalize()} the container.", commands=(f"{tool} {verb} {end.name}",)),
+                mend=Mend(summary=f"{verb.capitalize()} the container.", commands=(command,)),
                 basis=blocker.basis,
                 blocker=blocker,
             )
