@@ -536,8 +536,9 @@ def _told_step(trace: Trace, leg: Leg, known: Step | None, passing: Passing) -> 
 def _behind_all_points(blocker: Blocker, trace: Trace) -> bool:
     """Tell whether a stop lies where no capture sees it: behind the source's device, or behind a listening socket."""
     step = blocker.step
-    if step is not None and step.reason is Reason.PORT_HELD:
-        # The kernel completes the handshake for a socket that listens, whether or not anybody accepts from it.
+    if step is not None and step.reason in (Reason.PORT_HELD, Reason.TAKEN_ELSEWHERE):
+        # The kernel completes the handshake for a socket that listens, whether or not anybody accepts from it; and
+        # whoever else holds the address answers for it.
         return True
     if step is None or blocker.direction is not Direction.REPLY or blocker.before is not None:
         return False

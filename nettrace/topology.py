@@ -238,7 +238,9 @@ def _differences(host: _Host) -> Iterator[Difference]:
 
 def _network_differences(host: _Host, network: Network) -> Iterator[Difference]:
     root = host.root
-    if network.driver != "bridge" or network.bridge is None or root is None or _unread(root):
+    rootless = any(each.rootless and each.name == network.engine for each in host.intent.engines)
+    if network.driver != "bridge" or network.bridge is None or root is None or _unread(root) or rootless:
+        # A rootless engine's bridges lie in a namespace of its user's own.
         return
     bridge = next((link for link in rows(root.links) if link.name == network.bridge), None)
     at = f"{root.name}/{network.bridge}"

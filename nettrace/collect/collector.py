@@ -33,6 +33,19 @@ __all__ = ["Collector"]
 AT_ONCE = 4
 
 
+def _with_readers(namespace: Namespace) -> Namespace:
+    """Name the processes behind the tun and tap devices of a namespace."""
+    if not any(link.kind == "tun" for link in rows(namespace.links)):
+        return namespace
+    from nettrace.collect.taps import find_reader
+
+    links = tuple(
+        replace(link, reader=find_reader(namespace.id, link.name)) if link.kind == "tun" else link
+        for link in rows(namespace.links)
+    )
+    return replace(namespace, links=Present(rows=links))
+
+
 class Collector:
     """Reads namespaces into a snapshot, each once, and holds every one of them open until it is closed.
 
@@ -308,7 +321,7 @@ class Collector:
 
     def _finish(self, ns: Netns) -> None:
         """Give a namespace its name, and the far ends of its links theirs."""
-        namespace = self._with_holders(ns, self._read[ns.inode])
+        namespace = self._with_holders(ns, _with_readers(self._read[ns.inode]))
         self._find_peers(ns, rows(namespace.links))
         place = self._places.get(ns.inode)
         if place is not None and not place.named:

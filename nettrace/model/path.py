@@ -115,6 +115,7 @@ class Reason(StrEnum):
     FRAME_TOO_BIG = "frame-too-big"
     NOT_LISTENING = "not-listening"
     PORT_HELD = "port-held"
+    TAKEN_ELSEWHERE = "taken-elsewhere"
     NOT_LOCAL = "not-local"
     MACVLAN_ISOLATED = "macvlan-isolated"
     MACVLAN_MODE = "macvlan-mode"

@@ -90,7 +90,8 @@ class Link(Model):
     IFLA_LINK; it lies in namespace `peer_netns` (inode), which is None when it lies in the same namespace, and
     `peer_nsid` is IFLA_LINK_NETNSID when the namespace has no known inode. `lower_up` is IFF_LOWER_UP (carrier).
     `ipvlan_mode` is l2, l3 or l3s, `ipvlan_flag` bridge, private or vepa.
-    `arp_type` is ARPHRD_* (1 Ethernet, 772 loopback, 65534 none). `xdp` and `tc` describe attached programs.
+    `arp_type` is ARPHRD_* (1 Ethernet, 772 loopback, 65534 none). `xdp` and `tc` describe attached programs. `reader`
+    is the process behind a tun or tap device, as "slirp4netns (process 123)".
     """
 
     ifindex: int
@@ -118,6 +119,7 @@ class Link(Model):
     ipvlan_mode: str | None = None
     ipvlan_flag: str | None = None
     vlan_id: int | None = None
+    reader: str | None = None
     qdisc: str = ""
     xdp: str | None = None
     tc: tuple[str, ...] = ()

@@ -33,6 +33,7 @@ from nettrace.predict import children, neigh, sockets
 from nettrace.predict import route as routing
 from nettrace.predict.hooks import Table, run_hook
 from nettrace.predict.segment import Places
+from nettrace.predict.user_network import handed_over, handed_text
 from nettrace.predict.world import View, World, unread_text
 
 #: More steps than any sane path has; a packet that takes more is in a loop.
@@ -70,7 +71,7 @@ def predict(snapshot: Snapshot, flow: Flow) -> Trace:
         reply=reply,
         conntrack=table.as_entries(),
         assumptions=tuple(assumptions),
-        gaps=_gaps(world),
+        gaps=(*_gaps(world), *handed_over(world, forward, reply)),
     )
 
 
@@ -577,7 +578,8 @@ class _Walk:
         elif out.kind == "vxlan":
             self._vxlan(view, out, packet, dst_mac)
         else:
-            self._leave(view, out, packet, f"leaves this host by {out.name}")
+            text = f"leaves this host by {out.name}" if out.kind != "tun" else handed_text(view, out)
+            self._leave(view, out, packet, text)
 
     def _leave(self, view: View, out: Link, packet: Packet, text: str) -> NoReturn:
         self._add(
@@ -1299,6 +1301,27 @@ class _Walk:
         result = self._hook(view, Hook.FORWARD, packet, tracking, "stack", iif=device.name, oif=out.name)
         self._output(view, result.packet, result.tracking, found, out, iif=device.name)
 
+    def _taken_elsewhere(self, view: View, device: Link, packet: Packet) -> None:
+        """Stop where another namespace than the one that is meant holds the address too, and takes the packet."""
+        end = self.flow.dst
+        if self.direction is not Direction.FORWARD or end.netns in (None, view.id) or packet.dst != end.address:
+            return
+        if packet.dst.is_loopback or self.world.view(end.netns or 0) is None:
+            return
+        self._stop(
+            self._step(
+                view,
+                StepKind.LOCAL,
+                "local",
+                f"{packet.dst} is an address of {view.name} as well, which takes what is meant for {end.name}",
+                packet,
+                outcome=Outcome.DROP,
+                reason=Reason.TAKEN_ELSEWHERE,
+                device=device.name,
+                ifindex=device.ifindex,
+            )
+        )
+
     def _deliver(self, view: View, device: Link, packet: Packet, tracking: Tracking) -> None:
         """Run INPUT and hand the packet to a socket, or to the kernel's own ICMP (ip_local_deliver)."""
         result = self._hook(view, Hook.INPUT, packet, tracking, "stack", iif=device.name)
@@ -1322,6 +1345,7 @@ class _Walk:
             self.tunnel = None
             self._receive(tunnel.view, tunnel.link, inner, dst_mac=inner.dst_mac)
             return
+        self._taken_elsewhere(view, device, packet)
         answer = sockets.deliver(view, packet, own_reply=self.direction is Direction.REPLY)
         step = self._step(
             view,

@@ -112,7 +112,12 @@ class DockerEngine:
             pid, self._uid, _ = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         with contextlib.suppress(OSError):
             # The process that listens may be hidden or gone; then nothing can be said about it.
-            if pid and os.stat(f"/proc/{pid}/ns/net").st_ino != host.inode:
+            if self._uid:
+                self.warning = (
+                    f"the {self.name} engine at {path} is run by user {self._uid} (rootless): its bridges and rules "
+                    "lie in a namespace of that user's own, and a process carries packets between that and the host"
+                )
+            elif pid and os.stat(f"/proc/{pid}/ns/net").st_ino != host.inode:
                 self.warning = (
                     f"the {self.name} engine at {path} runs in another network namespace than nettrace: "
                     "its bridges and rules are not on the host that nettrace sees"
