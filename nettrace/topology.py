@@ -106,7 +106,9 @@ def _options(network: Network) -> Iterator[tuple[str, str]]:
     for name, flag in (("internal", network.internal), ("ipv6", network.ipv6)):
         if flag:
             yield name, "yes"
+    modes = ("macvlan_mode", "ipvlan_mode", "ipvlan_flag", *(("mode",) if network.parent is not None else ()))
     for name, said in (
+        ("mode", next((network.options[each] for each in modes if each in network.options), None)),
         ("mtu", network.mtu),
         ("host binding", network.host_binding),
         ("gateway mode ipv4", network.gateway_mode_ipv4),
