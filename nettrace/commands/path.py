@@ -39,6 +39,7 @@ EPILOG = """\b
 SRC and DST are each one of:
   web, c5ff39f37596, container:web     a container, by name, id or unique id prefix
   netns:NAME, netns:/path, pid:1234    a network namespace
+  pod:NAMESPACE/NAME                   a pod of this node, as crictl finds it
   host                                 the namespace nettrace was started in
   8.8.8.8, 2001:db8::1, example.org    an address, or a name as SRC resolves it (DST only)
 
