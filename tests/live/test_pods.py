@@ -51,6 +51,7 @@ ROUTED = """
 ip link add cali{n} type veth peer name eth0 netns {ns}
 ip link set cali{n} up
 sysctl -qw net.ipv4.conf.cali{n}.proxy_arp=1
+sysctl -qw net.ipv4.neigh.cali{n}.proxy_delay=0
 ip route add 10.65.0.{n}/32 dev cali{n} scope link
 ip -n {ns} link set lo up
 ip -n {ns} link set eth0 up
