@@ -111,11 +111,13 @@ class Podman:
 
     def close(self) -> None:
         """Remove its containers with their namespaces, the latest first as others may depend on them, and end it."""
+        pids = [int(pid) for pid in self("ps", "-a", "--format", "{{.Pid}}").split()]
+        inside = [found for pid in pids if pid and (found := identify(pid, "container")) is not None]
         try:
             for identity in reversed(self("ps", "-a", "-q", "--no-trunc", "--sort", "created").splitlines()):
                 self("rm", "-f", "-t", "0", identity)
         finally:
-            kill([self.service])
+            kill([*inside, self.service])
 
 
 class PodmanLab(Lab):
