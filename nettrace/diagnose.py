@@ -44,6 +44,7 @@ from nettrace.rules.ends import notes
 from nettrace.rules.first_leg import NAME, asked_flow, lookup_view, names_first, settles, stop_without_blocker
 from nettrace.rules.idiom import in_words_of
 from nettrace.rules.kernel_facts import dropped_by, kernel_evidence, kernel_gaps, kernel_lines
+from nettrace.rules.outside_facts import assumed, out_of_reach
 
 _ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
 
@@ -77,7 +78,7 @@ def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
         hops=() if named and findings[0].code == NAME else _hops(case),
         findings=findings,
         gaps=_gaps(case, outcome),
-        assumptions=tuple(f"{each.rule.text}: {each.reason}" for each in case.trace.assumptions),
+        assumptions=(*assumed(case), *(f"{each.rule.text}: {each.reason}" for each in case.trace.assumptions)),
         timing=timing,
         tool=Tool(version=version),
         host=HostView(kernel=case.before.host.kernel, engine=case.before.host.engine),
@@ -161,7 +162,10 @@ def _outcome(case: Case, ranked: list[_Ranked]) -> Result:
             return Result.DEGRADED
         return Result.DELIVERED if correlation.forward_seen or not ends_here else Result.INCONCLUSIVE
     if not correlation.probed and not case.blockers:
-        return _predicted_outcome(case)
+        predicted = _predicted_outcome(case)
+        # Without a packet from the source itself, delivery is not proven, whatever its last part showed.
+        unproven = correlation.inner is not None and predicted is Result.DELIVERED
+        return Result.INCONCLUSIVE if unproven else predicted
     if stopping:
         explained = {each.position for each in stopping}
         mild = all(each.severity is Severity.DEGRADING for each in stopping)
@@ -351,6 +355,9 @@ def _gaps(case: Case, outcome: Result) -> tuple[GapView, ...]:
             view = GapView(section="capture", netns=capture.point, reason=capture.reason)
             gaps["capture", capture.point, capture.reason] = view
     for view in kernel_gaps(case):
+        gaps[view.section, view.netns, view.reason] = view
+    if case.correlation.inner is not None:
+        view = out_of_reach(case, case.correlation.inner)
         gaps[view.section, view.netns, view.reason] = view
     if case.correlation.lost:
         view = _losses(case)

@@ -362,7 +362,9 @@ class Collector:
     def _with_holders(self, ns: Netns, namespace: Namespace) -> Namespace:
         """Tell who holds the host's sockets on a published port that is asked for: the engine's proxy, or another."""
         flow = self._flow
-        if flow is None or flow.dport is None or ns.inode != self.host.inode or flow.dst.netns != ns.inode:
+        if flow is None or flow.dport is None or ns.inode != self.host.inode:
+            return namespace
+        if flow.dst.netns != ns.inode and not flow.from_outside:
             return namespace
         proto, port = flow.proto.value, flow.dport
         ports = (each for container in self._intents.all().containers for each in container.ports)

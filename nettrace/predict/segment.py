@@ -40,7 +40,9 @@ class Places:
         if stage == "output" and view.id == self.src:
             return Segment.SOURCE
         if stage == "local":
-            return Segment.DESTINATION if view.id == self.dst else Segment.SOURCE
+            if view.id == self.src and view.id != self.dst:
+                return Segment.SOURCE
+            return Segment.HOST if view.id == self.host != self.dst else Segment.DESTINATION
         return Segment.HOST
 
     def device(self, view: View, link: Link) -> Segment:

@@ -28,8 +28,8 @@ from nettrace.model.path import (
 )
 from nettrace.model.snapshot import FdbEntry, Gap, Link, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
+from nettrace.predict import arrival, children, neigh, relay, sockets
 from nettrace.predict import bridge as bridging
-from nettrace.predict import children, neigh, sockets
 from nettrace.predict import route as routing
 from nettrace.predict.hooks import Table, run_hook
 from nettrace.predict.segment import Places
@@ -143,7 +143,10 @@ class _Walk:
         """Walk the flow's packet from its source."""
         try:
             view, packet = self._source()
-            self._local_output(view, packet)
+            if self.flow.from_outside:
+                self._arrive(view, packet)
+            else:
+                self._local_output(view, packet)
         except _End:
             pass
         except RecursionError:
@@ -199,7 +202,7 @@ class _Walk:
             pass
         except RecursionError:
             self.end = self.end or LegEnd.UNKNOWN
-        leg = self._leg()
+        leg = _home(self._leg(), self.flow) if self.flow.from_outside else self._leg()
         return replace(leg, end=LegEnd.UNKNOWN) if supposed and forward.end is LegEnd.UNKNOWN else leg
 
     def _leg(self) -> Leg:
@@ -263,7 +266,8 @@ class _Walk:
                 raise _End
         if flow.dst.address is None:
             self._nowhere(packet)
-        view = self.world.view(flow.src.netns) if flow.src.netns is not None else None
+        sender = self.world.host if flow.from_outside else flow.src.netns
+        view = self.world.view(sender) if sender is not None else None
         if view is None:
             self.needs = (flow.src.netns,) if flow.src.netns is not None else ()
             self._finish(LegEnd.NEEDS if self.needs else LegEnd.UNKNOWN)
@@ -290,6 +294,28 @@ class _Walk:
             )
         )
         raise _End
+
+    def _arrive(self, view: View, packet: Packet) -> None:
+        """Take in a packet from beyond this host, by the device that the way back to its sender leads to."""
+        found = arrival.arrival_device(self.world, view, packet)
+        if found is None:
+            self._need_routes(view, "stack", packet)
+            self._lost(view, "stack", f"no device of {view.name} leads out to {packet.src}", packet)
+        child = self._child(view, found, address=packet.dst)
+        master = view.links.get(found.master or 0)
+        mac = child[1].mac if child is not None else (master or found).mac
+        self._add(
+            Step(
+                kind=StepKind.LEAVE,
+                netns=view.id,
+                segment=Segment.REMOTE,
+                text=f"{packet.src} sends to {packet.dst}, and it comes by {found.name}, the way back to {packet.src}",
+                packet=packet,
+                device=found.name,
+                ifindex=found.ifindex,
+            )
+        )
+        self._receive(view, found, replace(packet, dst_mac=mac), dst_mac=mac)
 
     def _first_packet(self) -> Packet:
         flow = self.flow
@@ -358,7 +384,29 @@ class _Walk:
             out = view.by_name.get("lo") if local else view.links.get(found.ifindex or 0)
             if out is None:
                 self._lost(view, "output", f"the output device of the route is not known in {view.name}", packet)
+            self._check_loopback_source(view, out, result.packet)
         self._output(view, result.packet, result.tracking, found, out)
+
+    def _check_loopback_source(self, view: View, out: Link, packet: Packet) -> None:
+        """Stop what would leave with a loopback source after its destination was translated (__mkroute_output)."""
+        if packet.family != 4 or not packet.src.is_loopback or out.loopback or isinstance(view.ns.sysctls, Missing):
+            return
+        if view.conf_max(4, out.name, "route_localnet", 0):
+            return
+        self._stop(
+            self._step(
+                view,
+                StepKind.RP_FILTER,
+                "output",
+                f"{packet.src} may not leave {view.name} by {out.name}",
+                packet,
+                outcome=Outcome.DROP,
+                reason=Reason.MARTIAN,
+                sysctl=f"net.ipv4.conf.{out.name}.route_localnet = 0",
+                device=out.name,
+                ifindex=out.ifindex,
+            )
+        )
 
     def _route(
         self,
@@ -706,6 +754,8 @@ class _Walk:
         if view.id != self.world.host or inode == view.id:
             return False
         if inode in (self.flow.src.netns, self.flow.dst.netns) or inode in self.world.containers:
+            return False
+        if packet.dst_mac is not None and packet.dst_mac in self.world.macs:
             return False
         # The engine's listing tells addresses and bridges, but not which namespace is whose.
         owner = self.world.owner_of_address(packet.dst)
@@ -1347,6 +1397,8 @@ class _Walk:
             return
         self._taken_elsewhere(view, device, packet)
         answer = sockets.deliver(view, packet, own_reply=self.direction is Direction.REPLY)
+        if answer.outcome is Outcome.ARRIVED and answer.socket is not None and view.id == self.world.host:
+            answer = relay.unless_held(self.world.snapshot, answer, answer.socket, packet)
         step = self._step(
             view,
             StepKind.LOCAL,
@@ -1397,6 +1449,8 @@ class _Walk:
         name = f"{family or ('ip' if packet.family == 4 else 'ip6')} {hook.upper()}"
         if isinstance(view.ns.netfilter, Missing):
             self._doubt(view, stage, unread_text(view, "netfilter"), packet)
+        if self.direction is Direction.FORWARD and result.packet.dst != packet.dst:
+            self._retarget(result.packet)
         if result.verdict is FilterVerdict.ACCEPT:
             if result.trail or result.nats or result.packet != packet:
                 nats = "; ".join(_nat_text(each) for each in result.nats)
@@ -1414,6 +1468,14 @@ class _Walk:
             raise _End
         return result
 
+    def _retarget(self, packet: Packet) -> None:
+        """Take the container that a packet for the host is translated to for the destination that it has."""
+        owner = self.world.owner_of_address(packet.dst)
+        if self.flow.dst.netns != self.world.host or owner is None or owner[0].netns is None:
+            return
+        if owner[0].netns != self.world.host:
+            self.places.dst = owner[0].netns
+
     def _doubt(self, view: View, stage: str, text: str, packet: Packet) -> None:
         """Record that the model cannot tell from here on, and go on as if the packet passed."""
         self._stop(self._step(view, StepKind.SEND, stage, text, packet, outcome=Outcome.UNKNOWN))
@@ -1426,6 +1488,17 @@ class _Walk:
     @staticmethod
     def _name(view: View, ifindex: int | None) -> str | None:
         return view.links[ifindex].name if ifindex is not None and ifindex in view.links else None
+
+
+def _home(leg: Leg, flow: Flow) -> Leg:
+    """Return an answer that leaves for a sender beyond this host as one that came home, if that can take it for one."""
+    last = leg.steps[-1] if leg.steps else None
+    if leg.end is not LegEnd.LEFT or last is None:
+        return leg
+    packet = last.packet
+    own = packet.dst == flow.src.address and packet.src == flow.dst.address
+    ports = flow.proto is Proto.ICMP or packet.sport == flow.dport
+    return replace(leg, end=LegEnd.ARRIVED if own and ports else LegEnd.UNKNOWN)
 
 
 def _forwarding_of_all(view: View, family: int) -> int:
