@@ -301,7 +301,7 @@ class _Walk:
         if found is None:
             self._need_routes(view, "stack", packet)
             self._lost(view, "stack", f"no device of {view.name} leads out to {packet.src}", packet)
-        child = self._child(view, found, address=packet.dst)
+        child = children.taker(self.world, view, found, address=packet.dst)
         master = view.links.get(found.master or 0)
         mac = child[1].mac if child is not None else (master or found).mac
         self._add(

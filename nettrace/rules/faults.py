@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import partial
+from ipaddress import ip_network
 
 from nettrace.correlate import Blocker
 from nettrace.model.flow import FlowEnd
@@ -143,7 +144,7 @@ def _engine_rule_fault(case: Case, step: Step, ref: RuleRef) -> str | None:
     """Return the code of a drop that the engine itself wrote, None when it did not."""
     if ref.index is None:
         return None
-    ours = ref.owner in ENGINES
+    ours = ref.owner in ENGINES or _guards_a_bridge(case, ref)
     same = re.search(r"(?<!! )-i (\S+) -o \1(?: |$)", ref.text)
     bridge = same[1] if same else None
     comment = ref.text
@@ -168,6 +169,19 @@ def _engine_rule_fault(case: Case, step: Step, ref: RuleRef) -> str | None:
         source = case.container_of(case.flow.src)
         return "filter.network-isolation" if source is not None else "filter.unpublished-port-drop"
     return None
+
+
+def _guards_a_bridge(case: Case, ref: RuleRef) -> bool:
+    """Tell whether a rule of the raw table keeps others than a bridge from a container's address, as Docker 28 does.
+
+    It stands in no chain of Docker's own, and bridges may have any name (com.docker.network.bridge.name).
+    """
+    guarded = re.fullmatch(r"-A PREROUTING -d (\S+) ! -i (\S+) -j DROP", ref.text)
+    network = case.network_of_bridge(guarded[2]) if guarded is not None and ref.table == "raw" else None
+    if network is None or guarded is None:
+        return False
+    target = ip_network(guarded[1])
+    return any(target.version == pool.subnet.version and target[0] in pool.subnet for pool in network.subnets)
 
 
 def _network_in(case: Case, ref: RuleRef) -> Network | None:
@@ -349,7 +363,9 @@ def accept_mend(case: Case, step: Step, ref: RuleRef) -> Mend:
             commands=(policy_command(case, step.netns, ref),),
             change=set_policy(step.netns, ref, "ACCEPT"),
         )
+    inbound = _inbound_accept(case, step)
     rules = (
+        *((inbound,) if inbound is not None else ()),
         f"-A FORWARD -i {bridge} -j ACCEPT",
         f"-A FORWARD -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     )
@@ -362,10 +378,29 @@ def accept_mend(case: Case, step: Step, ref: RuleRef) -> Mend:
     return Mend(
         summary=(
             f"Accept what comes from {bridge}, and the answers to it; restarting the engine writes its own rules again."
+            if inbound is None
+            else f"Accept what comes for the container by {bridge}, and its answers; restarting the engine writes its "
+            "own rules again."
         ),
         commands=tuple(f"{prefix} {rule}" for rule in rules),
         change=change,
     )
+
+
+def _inbound_accept(case: Case, step: Step) -> str | None:
+    """Return the accept that a new packet for a container behind a bridge needs, where it comes from elsewhere."""
+    link = view_of(case, step).by_name.get(step.device or "")
+    new = step.hook is not None and step.hook.tracking.state is CtState.NEW
+    if link is None or link.kind != "bridge" or not new:
+        return None
+    came = [each.device for each in case.steps(Direction.FORWARD) if each.netns == step.netns and each.device]
+    if came[:1] == [link.name]:
+        return None
+    packet = step.packet
+    proto = {6: "tcp", 17: "udp"}.get(packet.proto)
+    port = f" -p {proto} -m {proto} --dport {packet.dport}" if proto is not None else ""
+    wide = 32 if packet.family == 4 else 128
+    return f"-A FORWARD -d {packet.dst}/{wide} ! -i {link.name} -o {link.name}{port} -j ACCEPT"
 
 
 def _bridge_on_way(case: Case, step: Step) -> str | None:

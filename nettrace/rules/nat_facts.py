@@ -11,7 +11,7 @@ from nettrace.model.flow import Packet
 from nettrace.model.intent import Network
 from nettrace.model.netfilter import Hook, RuleRef
 from nettrace.model.observe import SightingKind
-from nettrace.model.path import Direction, LegEnd, Segment, StepKind
+from nettrace.model.path import Direction, LegEnd, Reason, Segment, Step, StepKind
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Nat
 from nettrace.predict import route as routing
@@ -150,11 +150,19 @@ def _fits(text: str, packet: Packet, device: str) -> bool:
         return False
     if "mark" in text and not re.search(r"-s |saddr", text):
         return False
+    if re.search(r"--src-type LOCAL|fib saddr type local", text):
+        # For what the host itself sends to its containers.
+        return False
     out = re.search(r"(! )?(?:-o|oifname)( !=)? \"?([^\s\"]+)\"?", text)
     if out is not None and (out[3] == device) == bool(out[1] or out[2]):
         return False
     proto = re.search(r"(! )?-p (\S+)", text) or re.search(r"()\b(icmp|tcp|udp) ", text)
     return proto is None or (PROTOCOLS.get(proto[2], proto[2]) == packet.proto) != bool(proto[1])
+
+
+def from_loopback(case: Case, step: Step) -> bool:
+    """Tell whether a packet of the host's own came to another namespace with a source of 127.0.0.0/8."""
+    return step.reason is Reason.MARTIAN and step.packet.src.is_loopback and step.netns != case.world.host
 
 
 def neighbourly(case: Case, out: Leaving) -> bool:

@@ -70,6 +70,8 @@ def asked(case: Case) -> Asked | None:
             packet = step.packet
         if step.kind is StepKind.RECEIVE and incoming is None and packet.dst == address:
             link = host.links.get(step.ifindex or 0)
+            if link is not None and link.loopback:
+                continue  # the host's own packet, which the engine's rules see in OUTPUT
             master = host.links.get(link.master or 0) if link is not None else None
             incoming = master.name if master is not None and master.kind == "bridge" else step.device
         if step.hook is not None and step.hook.hook in (Hook.PREROUTING, Hook.OUTPUT):
@@ -90,12 +92,12 @@ def wanted(case: Case) -> Wanted | None:
         for port in container.ports:
             if (port.proto, port.host_port) != (case.flow.proto.value, case.flow.dport):
                 continue
-            found = _target(case, container, family)
+            fits = port.host_ip.version == family and (port.host_ip.is_unspecified or port.host_ip == address)
+            # One that is published on an address of the other family alone is not published on this one.
+            found = _target(case, container, family) or (_target(case, container, 10 - family) if not fits else None)
             if found is None:
                 continue
             target, bridge = found
-            same_family = port.host_ip.version == family
-            fits = same_family and (port.host_ip.is_unspecified or port.host_ip == address)
             want = Wanted(
                 container=container,
                 port=port,
@@ -106,8 +108,7 @@ def wanted(case: Case) -> Wanted | None:
             )
             if fits:
                 return want
-            if same_family:
-                other = other or want
+            other = other or want
     return other
 
 
@@ -287,6 +288,14 @@ def chosen_first(case: Case, ask: Asked) -> RuleRef | None:
     return None
 
 
+def answered_by_proxy(case: Case) -> tuple[Asked, Wanted] | None:
+    """Return a question that no rule translates, and that a userland proxy answered under another address."""
+    ask, want = asked(case), wanted(case)
+    if ask is None or want is None or not want.fits or ask.nat is not None or case.correlation.stranger is None:
+        return None
+    return ask, want
+
+
 def by_own_bridge(ask: Asked, want: Wanted) -> bool:
     """Tell whether the packet came in by the very bridge that the container hangs on."""
     return want.bridge is not None and ask.incoming == want.bridge
@@ -298,6 +307,7 @@ __all__ = [
     "Wanted",
     "add_rule_mend",
     "after_nat",
+    "answered_by_proxy",
     "asked",
     "by_own_bridge",
     "chosen_first",

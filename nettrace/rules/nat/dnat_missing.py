@@ -28,6 +28,7 @@ from nettrace.rules.publish_facts import (
     dnat_rules,
     nat_table,
     publish_hit,
+    restart_command,
     taken_for_host,
     wanted,
 )
@@ -46,6 +47,10 @@ def check(case: Case) -> Result:
     hits = []
     for blocker in taken_for_host(case, ask.host):
         port = f"{want.port.host_port}/{want.port.proto}"
+        address = case.flow.dst.address
+        if right and ask.incoming is None and address is not None and address.is_loopback:
+            hits.append(_unproxied(case, ask, want, port, blocker))
+            continue
         if right:
             hook = Hook.PREROUTING if ask.incoming is not None else Hook.OUTPUT
             hits.append(
@@ -77,6 +82,23 @@ def _missing(case: Case, ask: Asked, want: Wanted, port: str, blocker: Blocker) 
         f"{want.target}:{want.port.container_port}, so {ask.host.name} takes them for its own.",
         mend=add_rule_mend(
             case, ask, want, dnat_rule(want), "Restart the container, so that the engine writes the rule again."
+        ),
+        want=want,
+    )
+
+
+def _unproxied(case: Case, ask: Asked, want: Wanted, port: str, blocker: Blocker) -> Hit:
+    """The engine's rules leave 127.0.0.0/8 and ::1 to its userland proxy."""
+    return publish_hit(
+        case,
+        ask,
+        blocker,
+        title=f"no rule translates {case.flow.dst.address} for the published port {port}, and no proxy listens",
+        explanation=f"{want.container.name} publishes {port}. The engine's rules leave packets to the host's loopback "
+        "to its userland proxy (docker-proxy), and none listens on that port, so nobody takes this one.",
+        mend=Mend(
+            summary="Restart the container, so that the engine starts its proxy again, and find what ended it.",
+            commands=(restart_command(want),),
         ),
         want=want,
     )

@@ -22,7 +22,7 @@ def check(case: Case) -> Result:
     """Fire when the destination has no socket on the port, on any address."""
     hits = []
     for blocker, step in blockers(case, Reason.NOT_LISTENING, Reason.PORT_HELD):
-        if step.socket is not None:
+        if step.socket is not None and step.reason is Reason.NOT_LISTENING:
             continue
         view = view_of(case, step)
         port = step.packet.dport

@@ -35,15 +35,17 @@ def check(case: Case) -> Result:
         if step.kind is not StepKind.ROUTE or step.netns != view.id or route is None or gateway is None:
             continue
         used = route.nexthops[0].gateway if route.nexthops else None
-        if used is None or used == gateway or step.ifindex != link.ifindex or route.dst.prefixlen != 0:
+        if used == gateway or step.ifindex != link.ifindex or route.dst.prefixlen != 0:
             continue
+        told = (
+            f"goes by {used}" if used is not None else f"names no gateway, so that {link.name} is asked for everybody"
+        )
         blocker = case.blockers[0]
         prefix = enter(case, view.id)
         return fired(
             Hit(
-                title=f"{view.name} uses {used} as its gateway instead of {gateway}",
-                explanation=f"The default route of {view.name} goes by {used}, but the gateway of {network.name} "
-                f"is {gateway}.",
+                title=f"{view.name} uses {used or 'nobody'} as its gateway instead of {gateway}",
+                explanation=f"The default route of {view.name} {told}, but the gateway of {network.name} is {gateway}.",
                 at=f"{view.name}/{link.name}",
                 evidence=(
                     *route_evidence(view, route, step.rule),
