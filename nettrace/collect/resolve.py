@@ -169,6 +169,7 @@ class Resolver:
                 f"neither {peer} nor {target.name} is an address of this host or of a container on it, and packets "
                 "can only be sent from here: give a container, netns:NAME, pid:N or host as the source"
             )
+        own = target.container if target.netns != self._places.host.inode else None
         mine = read_source_address(self._channel(self._places.host), peer)
         arrival = aim(
             peer,
@@ -176,7 +177,7 @@ class Resolver:
             dport=dport,
             address=target.address,
             name=target.name,
-            container=self._intents.network_owner(target.container) if target.container is not None else None,
+            container=self._intents.network_owner(own) if own is not None else None,
             networks=networks,
             host=mine or self._first_global(self._places.host.inode, peer.version),
         )
@@ -439,7 +440,9 @@ class Resolver:
 
     def _choose_address(self, source: _End, target: _End, family: int | None) -> tuple[int | None, IPAddress | None]:
         """Choose the address to send to, and the family, when the destination is not an address itself."""
-        families = (family,) if family is not None else (4, 6)
+        # A source without IPv4 means the other, wherever it asks to.
+        usable = self._families(source)
+        families = (family,) if family is not None else tuple(sorted((4, 6), key=lambda each: each not in usable))
         for each in families:
             address = self._address_in(source, target, each)
             if address is not None:
