@@ -1,8 +1,8 @@
 """Faults of the bridge networks that `directions` builds: what breaks each, what mends it, and what must be named.
 
 A fault is broken and mended with shell commands on the host, the internet or a container; names in braces are the
-lab's (`{br.four}` a bridge, `{ip.web.bridge}` an address, `{veth.web}` the host's end of a container's first interface,
-`{proxy.8080}` the process ids of the userland proxies that listen there).
+lab's (`{br.four}` a bridge, `{ip.web.bridge}` an address, `{dev.both.four}` a container's interface in a network,
+`{veth.web}` the host's end of its first one, `{proxy.8080}` the process ids of the userland proxies that listen there).
 
 `python -m tests.live.direction_faults [WORD]` breaks all of them on every engine, as root.
 """
@@ -105,25 +105,26 @@ BREAKS = (
           **_rule("-I FORWARD -p tcp --dport 80 -j DROP", "ip6tables"),
           code="filter.rule-drop", place="forward host"),
     # several networks on one container
-    Break("multi-default-wrong", ("both", OUT, "icmp"), (("both", "ip route replace default dev eth1"),),
-          (("both", "ip route replace default via 172.31.1.1 dev eth0"),), "route.wrong-gateway"),
+    Break("multi-default-wrong", ("both", OUT, "icmp"), (("both", "ip route replace default dev {dev.both.four}"),),
+          (("both", "ip route replace default via 172.31.1.1 dev {dev.both.dual}"),), "route.wrong-gateway"),
     Break("multi-default-other-gateway", ("both", OUT, "icmp"),
-          (("both", "ip route replace default via {ip.f1.four} dev eth1"),),
-          (("both", "ip route replace default via 172.31.1.1 dev eth0"),), "route.wrong-gateway"),
+          (("both", "ip route replace default via {ip.f1.four} dev {dev.both.four}"),),
+          (("both", "ip route replace default via 172.31.1.1 dev {dev.both.dual}"),), "route.wrong-gateway"),
     Break("multi-reply-elsewhere", ("f1", "{ip.both.four}", "tcp/80"),
-          (("both", "ip route add default via 172.31.1.1 dev eth0 table 100"),
+          (("both", "ip route add default via 172.31.1.1 dev {dev.both.dual} table 100"),
            ("both", "ip rule add from {ip.both.four} table 100")),
           (("both", "ip rule del from {ip.both.four} table 100"), ("both", "ip route flush table 100")),
           "route.reply-asymmetric", "reply"),
     Break("multi-reply-more-specific", ("f1", "{ip.both.four}", "icmp"),
-          (("both", "ip route add {ip.f1.four}/32 via 172.31.1.1 dev eth0"),),
+          (("both", "ip route add {ip.f1.four}/32 via 172.31.1.1 dev {dev.both.dual}"),),
           (("both", "ip route del {ip.f1.four}/32"),), "route.reply-asymmetric", "reply"),
     Break("multi-rp-filter", ("f1", "{ip.both.four}", "icmp"),
-          (("both", "ip route add {ip.f1.four}/32 dev eth0"), ("both", "sysctl -qw net.ipv4.conf.eth1.rp_filter=1")),
-          (("both", "ip route del {ip.f1.four}/32"), ("both", "sysctl -qw net.ipv4.conf.eth1.rp_filter=2")),
+          (("both", "ip route add {ip.f1.four}/32 dev {dev.both.dual}"), ("both", "sysctl -qw net.ipv4.conf.{dev.both.four}.rp_filter=1")),
+          (("both", "ip route del {ip.f1.four}/32"),
+           ("both", "sysctl -qw net.ipv4.conf.{dev.both.four}.rp_filter=2")),
           "sysctl.rp-filter", "forward destination"),
-    Break("multi-second-down", ("f1", "{ip.both.four}", "icmp"), (("both", "ip link set eth1 down"),),
-          (("both", "ip link set eth1 up"),), "link.down", "forward destination"),
+    Break("multi-second-down", ("f1", "{ip.both.four}", "icmp"), (("both", "ip link set {dev.both.four} down"),),
+          (("both", "ip link set {dev.both.four} up"),), "link.down", "forward destination"),
     # gateway modes
     Break("routed-no-return", ("r1", OUT, "icmp"), (("inet", f"ip route del 172.31.7.0/24 via {UPLINK}"),),
           (("inet", f"ip route add 172.31.7.0/24 via {UPLINK}"),), "nat.return-route-missing", "reply remote",
@@ -181,7 +182,7 @@ BREAKS = (
           code="filter.forward-policy-drop", place="forward host", until=27),
     Break("icc-published-accept-gone-28", ("inet", UPLINK, "tcp/8130"),
           **_gone("-A DOCKER -d {ip.n2.noicc}/32 ! -i {br.noicc} -o {br.noicc} -p tcp --dport 80 -j ACCEPT"),
-          code="filter.unpublished-port-drop", place="forward host", since=28),
+          code="filter.docker-rules-missing", place="forward host", since=28),
     Break("icc-not-enforced", ("n1", "n2", "tcp/80"), _host("sysctl -qw net.bridge.bridge-nf-call-iptables=0"),
           _host("sysctl -qw net.bridge.bridge-nf-call-iptables=1"), "sysctl.bridge-nf-call-off"),
     Break("icc-published-dnat-stale", ("inet", UPLINK, "tcp/8130"),
@@ -228,6 +229,10 @@ class Names:
             box, network = name.split(".")
             six = network.endswith("6")
             return self.known[box][network.removesuffix("6")][1 if six else 0]
+        if what == "dev":
+            held = self._one("ip", name)
+            listed = self.lab.check(["ip", "-o", "addr"], name.split(".")[0]).splitlines()
+            return next(row.split()[1] for row in listed if f" {held}/" in row)
         if what == "veth":
             index = (
                 self.lab.check(["cat", "/proc/self/net/dev"], name)
@@ -276,7 +281,7 @@ def restore(lab: Lab, saved: dict[str, str]) -> None:
 def broken(lab: Lab, names: Names, asker: Asker, fault: Break) -> Judged:
     """Break, ask a program in the source and nettrace at once, mend, and return what both said."""
     cell, saved = cell_of(names, fault), save(lab)
-    quick = fault.kind != "proxy" or cell.proto != "tcp"
+    quick = cell.proto != "tcp"
     try:
         run(names, fault.steps)
         with ThreadPoolExecutor(max_workers=1) as pool:
