@@ -147,6 +147,12 @@ def correlate(trace: Trace, observation: Observation | None, told: tuple[Passing
     )
 
 
+def inner_of(part: Trace, seen: Correlation) -> Inner:
+    """Return what a probe of the last part of a way showed, by that part's own trace and correlation."""
+    sent = [each.packet for each in part.forward.steps if not each.packet.src.is_unspecified]
+    return Inner(packet=sent[0] if sent else None, arrived=seen.forward_seen, answered=seen.reply_seen)
+
+
 def beside(correlation: Correlation, trace: Trace, observation: Observation | None, inner: Inner) -> Correlation:
     """Put beside a predicted way what a probe of its last part showed; the stops stay the model's."""
     if observation is None:
@@ -723,4 +729,4 @@ def _suspect(steps: tuple[Step, ...]) -> Segment:
     return (doubtful or (steps[-2] if len(steps) > 1 else steps[-1])).segment
 
 
-__all__ = ["Blocker", "Correlation", "Inner", "Passage", "beside", "correlate"]
+__all__ = ["Blocker", "Correlation", "Inner", "Passage", "beside", "correlate", "inner_of"]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from nettrace.model.flow import EndpointKind, Flow, FlowEnd
-from nettrace.model.path import Direction, StepKind, Trace
+from nettrace.model.path import Direction, Trace
 from nettrace.model.verdict import Result, Verdict
 
 if TYPE_CHECKING:
@@ -16,26 +15,6 @@ if TYPE_CHECKING:
     from nettrace.commands.path import Answer, Question
     from nettrace.model.snapshot import Snapshot
     from probes.builder import BuildProbe
-
-
-def inner_flow(trace: Trace, host: int) -> Flow | None:
-    """Return the flow from the host to the socket that the packet from outside is for; None when it gets to none.
-
-    What the model has stop the packet does not matter here: the last part is there behind the stop as well.
-    """
-    for step in reversed((*trace.forward.steps, *trace.forward.beyond)):
-        if step.kind is not StepKind.LOCAL:
-            continue
-        if step.netns == host:
-            return None
-        return replace(
-            trace.flow,
-            src=FlowEnd(kind=EndpointKind.HOST, name="host", netns=host),
-            dst=FlowEnd(kind=EndpointKind.ADDRESS, name=trace.flow.dst.name, netns=step.netns, address=step.packet.dst),
-            dport=step.packet.dport,
-            assumed=(),
-        )
-    return None
 
 
 def answer_from_outside(
@@ -49,10 +28,11 @@ def answer_from_outside(
 ) -> Answer:
     """Conclude a question from outside, with a probe of the last part of its way."""
     from nettrace.commands.path import conclude, look, plan, probe
-    from nettrace.correlate import Inner, correlate
+    from nettrace.correlate import Inner, correlate, inner_of
+    from nettrace.predict.relay import inner_flow
 
     collected = time.monotonic()
-    observation, inner = None, Inner()
+    observation, inner, planned = None, Inner(), None
     flow = inner_flow(trace, collector.host.inode)
     if flow is not None:
         seen_before, part = look(collector, flow)
@@ -60,17 +40,15 @@ def answer_from_outside(
         if planned is not None:
             observation = probe(collector, part, planned, build)
             seen = correlate(part, observation)
-            sent = [each.packet for each in part.forward.steps if not each.packet.src.is_unspecified]
-            inner = Inner(
-                packet=sent[0] if sent else None,
-                arrived=seen.forward_seen,
-                answered=seen.reply_seen,
-            )
+            inner = inner_of(part, seen)
             from probes.witness.session import wait_until_closed
 
             wait_until_closed()
     timing = (started, collected, time.monotonic())
-    return conclude(trace.flow, before, None, trace, None, timing=timing, inner=(observation, inner))
+    answer = conclude(trace.flow, before, None, trace, None, timing=timing, inner=(observation, inner))
+    if planned is None:
+        return answer
+    return replace(answer, dports=planned.token.dports, tunnels=planned.token.vxlan_ports)
 
 
 def joined(outer: Answer, inner: Answer) -> Answer:

@@ -168,7 +168,7 @@ def run(
     src: str,
     dst: str,
     *,
-    proto: str,
+    proto: str | None,
     port: int | None,
     size: int | None,
     family: int | None,

@@ -49,6 +49,26 @@ def relay_flow(snapshot: Snapshot, trace: Trace) -> Flow | None:
     )
 
 
+def inner_flow(trace: Trace, host: int) -> Flow | None:
+    """Return the flow from the host to the socket that the packet from outside is for; None when it gets to none.
+
+    What the model has stop the packet does not matter here: the last part is there behind the stop as well.
+    """
+    for step in reversed((*trace.forward.steps, *trace.forward.beyond)):
+        if step.kind is not StepKind.LOCAL:
+            continue
+        if step.netns == host:
+            return None
+        return replace(
+            trace.flow,
+            src=FlowEnd(kind=EndpointKind.HOST, name="host", netns=host),
+            dst=FlowEnd(kind=EndpointKind.ADDRESS, name=trace.flow.dst.name, netns=step.netns, address=step.packet.dst),
+            dport=step.packet.dport,
+            assumed=(),
+        )
+    return None
+
+
 def published(snapshot: Snapshot, socket: Socket, address: IPAddress) -> tuple[Container, PublishedPort] | None:
     """Return the running container, and the port, that an engine publishes where it holds a socket of the host."""
     if not all(name in KEEPERS or name.startswith(PROXIES) for name in socket.process):
@@ -100,4 +120,4 @@ def target_of(world: World, container: Container, family: int) -> IPAddress | No
     return None
 
 
-__all__ = ["published", "relay_flow", "target_of", "unless_held"]
+__all__ = ["inner_flow", "published", "relay_flow", "target_of", "unless_held"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -132,6 +133,17 @@ def test_from_outside_nothing_is_called_delivered_without_proof(ground: Ground) 
     assert gap.endswith("and that was answered")
     said = ground.asker.ask(["path", STRANGER, "web", "--proto", "tcp", "--port", "82", "--json"])
     assert (said.code, said.verdict["findings"][0]["code"]) == (1, "port.not-published")
+
+
+def test_a_question_from_outside_is_replayed_to_the_same_verdict(ground: Ground, tmp_path: Path) -> None:
+    if ground.kind != "proxy":
+        return
+    path = str(tmp_path / "outside.tar.gz")
+    live = ground.asker.ask(["path", STRANGER, "web", "--port", "80", "--json", "--bundle", path])
+    again = ground.asker.ask(["replay", path, "--json"])
+    assert again.code == live.code == 3, again.err
+    for part in ("outcome", "flow", "hops", "gaps", "assumptions"):
+        assert again.verdict[part] == live.verdict[part], part
 
 
 def test_a_source_that_cannot_come_from_outside_is_refused(ground: Ground) -> None:
