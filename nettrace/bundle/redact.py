@@ -378,6 +378,7 @@ def _flow(old: Flow, mapped: Flow, addresses: AddressMap, names: Names) -> Flow:
         mapped,
         src=replace(mapped.src, name=_end_name(old.src, addresses, names)),
         dst=replace(mapped.dst, name=_end_name(old.dst, addresses, names)),
+        assumed=tuple(names.prose(addresses.text(each)) for each in old.assumed),
     )
 
 
