@@ -137,12 +137,13 @@ def new_question(before: Snapshot, flow: Flow) -> Recorded:
     """Return a question that was not asked when the host was recorded, for the model alone to answer.
 
     Conntrack is read for the flow that is asked about, and names are looked up for its destination: of another flow's
-    nothing is known.
+    nothing is known. What was read of one IP version or protocol alone is not taken for all.
     """
     unread: Missing = Missing(reason="entries of this flow were not recorded")
     unasked: Missing = Missing(reason="not asked for")
-    namespaces = tuple(replace(each, conntrack=unread, names=unasked) for each in before.namespaces)
-    return Recorded(run=Run(flow=flow), before=replace(before, namespaces=namespaces), after=None, observation=None)
+    narrowed = before.narrowed(family=flow.family, proto=flow.proto.value)
+    namespaces = tuple(replace(each, conntrack=unread, names=unasked) for each in narrowed.namespaces)
+    return Recorded(run=Run(flow=flow), before=replace(narrowed, namespaces=namespaces), after=None, observation=None)
 
 
 def case_again(recorded: Recorded) -> Case:

@@ -185,7 +185,7 @@ def test_every_command_module_is_in_the_table() -> None:
     from pathlib import Path
 
     folder = Path(cli.__file__).parent / "commands"
-    assert {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} <= set(cli.COMMANDS)
+    assert {path.stem.rstrip("_") for path in folder.glob("*.py") if not path.stem.startswith("_")} <= set(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if cli._exists(name)])

@@ -54,6 +54,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nettrace.render": VOCABULARY,
     "nettrace.wire": (*VOCABULARY, "nettrace.netns"),
     "nettrace.collect": (*VOCABULARY, "nettrace.netns", "nettrace.lab.state"),
+    # Engines' answers in a paste are read by the functions that read the API's.
+    "nettrace.paste": (*VOCABULARY, "nettrace.netfilter", "nettrace.collect.engines.docker"),
     "nettrace.bundle": (*VOCABULARY, "nettrace.wire"),
     "nettrace.redacting": (
         *VOCABULARY,
@@ -87,6 +89,7 @@ PURE = (
     "nettrace.recorded",
     "nettrace.stitch",
     "nettrace.conversations",
+    "nettrace.paste",
     *ENGINE,
 )
 

@@ -311,7 +311,10 @@ class Namespace(Model):
 
 
 class Gap(Model):
-    """Something that could not be read or heard, and why."""
+    """Something that could not be read or heard, and why.
+
+    `section` may name a part of one: "routes/6", "netfilter/4" (of one IP version), "sockets/udp" (of one protocol).
+    """
 
     section: str
     netns: str | None
@@ -343,3 +346,21 @@ class Snapshot(Model):
             if ns.id == netns:
                 return ns
         return None
+
+    def narrowed(self, *, family: int, proto: str) -> Snapshot:
+        """Return the snapshot as a question of that IP version and protocol may read it.
+
+        A section of which just that part was not read (a gap says so) is missing then: it must not look empty.
+        """
+        parts = {str(family), proto}
+        unread: dict[str, dict[str, Missing]] = {}
+        for gap in self.gaps:
+            section, _, part = gap.section.partition("/")
+            if part in parts and gap.netns is not None:
+                unread.setdefault(gap.netns, {})[section] = Missing(reason=gap.reason)
+        if not unread:
+            return self
+        namespaces = tuple(
+            msgspec.structs.replace(ns, **unread[ns.name]) if ns.name in unread else ns for ns in self.namespaces
+        )
+        return msgspec.structs.replace(self, namespaces=namespaces)

@@ -10,3 +10,8 @@ understood is never passed over: it becomes a `Trouble`, which quotes it.
 
 
 
+from nettrace.paste.assemble import Assembled, assemble
+from nettrace.paste.lines import Source
+from nettrace.paste.recognise import recognise
+
+__all__ = ["Assembled", "Source", "assemble", "recognise"]

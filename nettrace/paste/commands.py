@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
+from msgspec.structs import replace
+
 from nettrace.model.base import Model
 
 __all__ = ["Command", "Kind", "command_of_name", "parse_command", "prompt_of"]
@@ -113,10 +115,12 @@ def command_of_name(name: str) -> Command | None:
     stem = re.sub(r"\.(?:txt|log|out|json|md|conf)$", "", stem)
     if not stem or len(stem) > 200:
         return None
-    for text in (stem.replace("_", " "), stem.replace("_", " ").replace("-", " "), stem):
+    spaced = stem.replace("_", " ")
+    for text in (spaced, stem, re.sub(r"-+", " -", spaced), spaced.replace("-", " ")):
         command = parse_command(text)
         if command.kind is not None:
-            return command
+            # A name tells too little to say that something was left out.
+            return replace(command, part=False)
     return None
 
 
@@ -133,8 +137,6 @@ def parse_command(text: str) -> Command:
 
 
 def _unwrapped(command: Command, words: list[str]) -> Command:
-    from msgspec.structs import replace
-
     for _depth in range(6):
         if not words:
             return command
@@ -206,8 +208,6 @@ _IP_OBJECTS = (
 
 
 def _listed(command: Command, tool: str, words: list[str]) -> Command:
-    from msgspec.structs import replace
-
     six = tool.startswith("ip6")
     if re.fullmatch(r"ip6?tables(?:-(?:nft|legacy))?-save|ip6?tables-save-(?:nft|legacy)", tool):
         table = _after(words, "-t", "--table")
@@ -262,8 +262,6 @@ def _listed(command: Command, tool: str, words: list[str]) -> Command:
 
 
 def _cat(command: Command, words: list[str]) -> Command:
-    from msgspec.structs import replace
-
     from nettrace.paste.sysctl import parse_proc_path
 
     key = parse_proc_path(words[0])
@@ -286,8 +284,6 @@ def _after(words: list[str], *names: str) -> str | None:
 
 
 def _ip(command: Command, words: list[str]) -> Command:
-    from msgspec.structs import replace
-
     plain, flags = _without_options(words, values=("-n", "-netns", "-f", "-family"))
     if netns := flags.get("-n") or flags.get("-netns"):
         command = replace(command, place=f"netns:{netns}")
@@ -318,8 +314,6 @@ def _ip(command: Command, words: list[str]) -> Command:
 
 
 def _engine(command: Command, words: list[str]) -> Command:
-    from msgspec.structs import replace
-
     plain, flags = _without_options(words, values=("-H", "--host", "-c", "--context", "-l", "--log-level"))
     del flags
     first, second = (*plain, "", "")[:2]

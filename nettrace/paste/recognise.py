@@ -247,6 +247,10 @@ class _Recogniser:
                 break
         self._close()
         self._empty_answer()
+        if not self.found.blocks and self.by_name is not None and not any(line.strip() for line in self.lines):
+            # A file that holds what a command printed: nothing.
+            self.command = self.by_name
+            self._empty_answer()
         return self.found
 
     def _step(self, at: int) -> int:
