@@ -1,4 +1,4 @@
-"""`nettrace import DIR|FILE…`: what people attach to bug reports, made into a bundle that `nettrace replay` answers from.
+"""`nettrace import DIR|FILE…`: what people attach to bug reports becomes a bundle for `nettrace replay`.
 
 Reads files and nothing of the machine it runs on: no privilege, no engine, no namespace.
 """
@@ -207,7 +207,10 @@ def bundle_of(found: Assembled, sources: Sequence[Source], cuts: Sequence[Cut]) 
         cut=(
             *cuts,
             *left_out,
-            *(Cut(what=f"{each.netns or 'engine'}: {each.section}", reason=f"run {each.command}") for each in found.needs),
+            *(
+                Cut(what=f"{each.netns or 'engine'}: {each.section}", reason=f"run {each.command}")
+                for each in found.needs
+            ),
         ),
     )
     return Bundle(manifest=manifest, members={BEFORE: data, **texts})
@@ -236,7 +239,7 @@ def kept_texts(sources: Sequence[Source]) -> tuple[dict[str, bytes], list[Cut]]:
 
 
 def without_private(text: str) -> tuple[str, bool]:
-    """Return a text without the environments, arguments and labels that `docker inspect` prints; and whether there were."""
+    """Return a text without what `docker inspect` tells of environments, arguments, labels; and whether it told any."""
     if '"' not in text:
         return text, False
     count = 0
@@ -277,11 +280,22 @@ def report(found: Assembled, output: Path) -> str:
     from nettrace.render.safe import safe
 
     table = [
-        [safe(each.file), each.line or "", each.what, safe(each.netns or "engine"), each.rows, each.not_understood or ""]
+        [
+            safe(each.file),
+            each.line or "",
+            each.what,
+            safe(each.netns or "engine"),
+            each.rows,
+            each.not_understood or "",
+        ]
         for each in found.listings
     ]
     heads = ["file", "line", "what", "namespace", "rows", "not understood"]
-    parts = [tabulate(table, headers=heads, disable_numparse=True, colalign=("left", "right", "left", "left", "right", "right"))]
+    parts = [
+        tabulate(
+            table, headers=heads, disable_numparse=True, colalign=("left", "right", "left", "left", "right", "right")
+        )
+    ]
     if found.untold:
         parts.append("\n".join(["Not understood", *(f"  - {line}" for line in _untold_lines(found))]))
     if found.needs:

@@ -146,7 +146,13 @@ def answer_anew(bundle: Bundle, question: Question) -> Verdict:
     """Return the model's answer to a new question on the recorded host."""
     from nettrace.replay import diagnose_again
 
-    return diagnose_again(case_anew(bundle, question))[0]
+    case = case_anew(bundle, question)
+    verdict = diagnose_again(case)[0]
+    if bundle.manifest.origin == "import":
+        from nettrace.paste.question import concerning
+
+        return concerning(verdict, case.before, case.run.flow)
+    return verdict
 
 
 def case_anew(bundle: Bundle, question: Question) -> Recorded:
@@ -169,4 +175,11 @@ def case_anew(bundle: Bundle, question: Question) -> Recorded:
     )
     check_size(flow)
     seen, _trace = look(RecordedHost(before, flow), flow)
-    return new_question(seen, flow)
+    asked = new_question(seen, flow)
+    if bundle.manifest.origin == "import":
+        from msgspec.structs import replace
+
+        from nettrace.paste.question import with_conntrack
+
+        return replace(asked, before=with_conntrack(asked.before, before, flow))
+    return asked

@@ -5,11 +5,6 @@ module for each kind of listing turns it into rows; `assemble` puts the rows of 
 understood is never passed over: it becomes a `Trouble`, which quotes it.
 """
 
-
-
-
-
-
 from nettrace.paste.assemble import Assembled, assemble
 from nettrace.paste.lines import Source
 from nettrace.paste.recognise import recognise

@@ -142,14 +142,19 @@ def assemble(found: Sequence[Recognised]) -> Assembled:
     # Names of devices come first: other listings speak of them.
     for block in sorted(blocks, key=lambda each: each.kind is not Kind.LINK):
         if block.kind is Kind.BROKEN:
-            untold.append(Untold(file=block.file, line=block.first, text=block.lines[0].text[:120], reason=block.kind.value))
+            untold.append(
+                Untold(file=block.file, line=block.first, text=block.lines[0].text[:120], reason=block.kind.value)
+            )
             continue
         place = block.command.place if block.command is not None else None
         texts = spaces.of(place or folders.get(block.file))
         try:
             count, troubles = texts.take(block)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-            count, troubles = 0, [Trouble(line=block.first, text=block.kind.value, reason=quoted(f"unreadable: {error}"))]
+            count, troubles = (
+                0,
+                [Trouble(line=block.first, text=block.kind.value, reason=quoted(f"unreadable: {error}"))],
+            )
         listings.append(_listing(block, texts.name, count, troubles, untold))
     listings.sort(key=lambda each: (each.file, each.line))
     return _put_together(engine, spaces, listings, untold)
@@ -187,9 +192,7 @@ def _encodable(intent: Intent) -> Intent:
     )
 
 
-def _listing(
-    block: Block, netns: str | None, count: int, troubles: Sequence[Trouble], untold: list[Untold]
-) -> Listing:
+def _listing(block: Block, netns: str | None, count: int, troubles: Sequence[Trouble], untold: list[Untold]) -> Listing:
     untold += [_untold(block.file, each) for each in troubles[:MAX_TOLD]]
     if len(troubles) > MAX_TOLD:
         more = f"{len(troubles) - MAX_TOLD} more lines of `{block.kind.value}` were not understood"
@@ -252,7 +255,9 @@ def _put_together(engine: EngineTexts, spaces: _Spaces, listings: list[Listing],
         made.append((namespace, container))
     for key, namespace in pasted.items():
         others.append(namespace)
-        gaps += [Gap(section=section, netns=namespace.name, reason=reason) for section, reason in spaces.texts[key].gaps]
+        gaps += [
+            Gap(section=section, netns=namespace.name, reason=reason) for section, reason in spaces.texts[key].gaps
+        ]
     host, inside, said = pair_up(host, made, networks)
     gaps += [Gap(section="links", netns="host", reason=each) for each in said[:MAX_TOLD]]
     namespaces = (host, *inside, *others)
@@ -330,12 +335,16 @@ def _engine_gaps(engine: EngineTexts, intent: Intent) -> list[Gap]:
     made = []
     if not engine.anything:
         reason = "nothing of a container engine is in the paste: run `docker inspect $(docker ps -aq)`"
-        return [Gap(section="intent", netns=None, reason=f"{reason} and `docker network inspect $(docker network ls -q)`")]
+        return [
+            Gap(section="intent", netns=None, reason=f"{reason} and `docker network inspect $(docker network ls -q)`")
+        ]
     if not engine.networks_inspected:
         reason = "the engine's networks are not in the paste: run `docker network inspect $(docker network ls -q)`"
         made.append(Gap(section="intent", netns=None, reason=reason))
     if not engine.inspected:
-        reason = "containers are not in the paste, but for their names or addresses: run `docker inspect $(docker ps -aq)`"
+        reason = (
+            "containers are not in the paste, but for their names or addresses: run `docker inspect $(docker ps -aq)`"
+        )
         made.append(Gap(section="intent", netns=None, reason=reason))
     if not intent.engines or not intent.engines[0].version:
         made.append(Gap(section="host", netns=None, reason="which engine runs is not told: run `docker version`"))
@@ -344,7 +353,11 @@ def _engine_gaps(engine: EngineTexts, intent: Intent) -> list[Gap]:
 
 def _gap_of(line: Untold) -> Gap:
     where = f"{line.file}, line {line.line}" if line.line else line.file
-    return Gap(section="paste", netns=None, reason=f"{where}: {line.reason}: {line.text}" if line.text else f"{where}: {line.reason}")
+    return Gap(
+        section="paste",
+        netns=None,
+        reason=f"{where}: {line.reason}: {line.text}" if line.text else f"{where}: {line.reason}",
+    )
 
 
 def _needs(namespaces: Sequence[Namespace], containers: set[int], engine: EngineTexts) -> list[Need]:
@@ -381,9 +394,9 @@ def _pair_pasted(pasted: dict[str, Namespace], spaces: _Spaces) -> None:
         for link in rows(namespace.links):
             other = peers.get((key, link.ifindex)) or _parent(key, link, pasted)
             if other is not None:
-                link = replace(link, peer_netns=pasted[other].id)
                 if link.peer_nsid is not None:
                     nsids[str(link.peer_nsid)] = pasted[other].id
+                link = replace(link, peer_netns=pasted[other].id, peer_nsid=None)
             elif link.peer_nsid is None and link.ifindex in spaces.texts[key].link_netns:
                 # It leads to another namespace, which is not in the paste.
                 link = replace(link, peer_nsid=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from nettrace.model.snapshot import PortVlan
@@ -16,7 +17,8 @@ HEAD = re.compile(
 )
 VLAN_HEAD = re.compile(r"port\s+vlan(?:-id|\s+ids?)\s*")
 _SWITCHES = (
-    "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "mcast_flood", "bcast_flood", "mcast_to_unicast",
+    "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "mcast_flood", "bcast_flood",
+    "mcast_to_unicast",
     "neigh_suppress", "neigh_vlan_suppress", "vlan_tunnel", "isolated", "locked", "mab", "proxy_arp", "proxy_arp_wifi",
 )  # fmt: skip
 
@@ -39,7 +41,7 @@ def parse_bridge_link(lines: Sequence[Line]) -> tuple[list[tuple[int, dict[str, 
         else:
             troubles.append(Trouble(line=number, text=quoted(text)))
             continue
-        for name, value in zip(words, words[1:], strict=False):
+        for name, value in pairwise(words):
             if name in _SWITCHES and value in ("on", "off"):
                 row[name] = value == "on"
             elif name in ("state", "master", "mtu", "priority", "cost"):

@@ -66,6 +66,8 @@ class Command(Model):
     everything: bool = False
     addresses: bool = False
     part: bool = False
+    #: What stood before it: whose shell it was typed in.
+    prompt: str = ""
 
 
 _WRAPPERS = ("sudo", "command", "exec", "time", "doas", "env", "stdbuf", "timeout")
@@ -77,13 +79,24 @@ _TOOLS = re.compile(
 )
 #: user@host:~$, [user@host dir]#, host#, bash-5.1#, ➜, and the plain signs, also "+ " of `set -x`.
 _PROMPT = re.compile(
-    r"\s{0,8}(?:(?:\([\w.-]{1,40}\) )?(?:\[[^\]\n]{1,80}\]|[\w.+-]{1,64}@[\w.-]{1,64}[^\n$#%>]{0,80}|[\w.-]{1,64}(?::[^\n$#%>]{0,80})?|)?\s?[$#%]"
-    r"|\+{1,3}|/ #|~ #|➜\s+\S{1,40}|❯|λ)\s+(\S.{0,2000})"
+    r"""
+    (?: \s{0,8}
+        (?: \([\w.-]{1,40}\)\ )?
+        (?: \[[^\]\n]{1,80}\] | [\w.+-]{1,64}@[\w.-]{1,64}[^\n$\#%>]{0,80} | [\w.-]{1,64}(?::[^\n$\#%>]{0,80})? )?
+        \s?[$\#%]
+      | \+{1,3} | /\ \# | ~\ \# | ➜\s+\S{1,40} | ❯ | λ
+    ) \s+ (\S.{0,2000})
+    """,
+    re.VERBOSE,
 )
 #: A command named in a line of prose or a heading: `ip addr`:, **iptables-save**, <summary>ip route</summary>.
 _NAMED = re.compile(
-    r"[\s#*_=>-]{0,12}(?:<[^<>]{1,60}>){0,3}(?:[Oo]utput (?:of|from) |[Rr]esult of )?[*_`'\"“]{0,4}([a-z][^`*\"”<>]{1,160}?)[*_`'\"”]{0,4}"
-    r"\s*(?:</[^<>]{1,60}>){0,3}\s*(?:output)?\s?[:=\s#*_-]{0,40}"
+    r"""
+    [\s\#*_=>-]{0,12} (?:<[^<>]{1,60}>){0,3} (?:[Oo]utput\ (?:of|from)\ |[Rr]esult\ of\ )?
+    [*_`'"“]{0,4} ([a-z][^`*"”<>]{1,160}?) [*_`'"”]{0,4}
+    \s*(?:</[^<>]{1,60}>){0,3} \s*(?:output)?\s?[:=\s\#*_-]{0,40}
+    """,
+    re.VERBOSE,
 )
 
 
@@ -98,9 +111,15 @@ def prompt_of(line: str) -> Command | None:
     if found is not None:
         words = found[1].split()
         first = next((each for each in words if each not in _WRAPPERS and "=" not in each), "")
-        if _TOOLS.fullmatch(first.rpartition("/")[2]) is not None:
-            return parse_command(found[1])
-        return None
+        if _TOOLS.fullmatch(first.rpartition("/")[2]) is None:
+            return None
+        prompt = line[: found.start(1)].strip()
+        command = parse_command(found[1])
+        inside = re.match(r"\[?\w+@([0-9a-f]{12})\b", prompt)
+        if inside is not None and command.place is None:
+            # A container's own shell: its host is called after its id.
+            command = replace(command, place=f"container:{inside[1]}")
+        return replace(command, prompt=prompt)
     named = _NAMED.fullmatch(line)
     if named is not None:
         command = parse_command(named[1])
@@ -132,8 +151,7 @@ def parse_command(text: str) -> Command:
     line = re.sub(r"\s\d?>{1,2}\s?\S+", "", line)
     words = line.split()
     filters = pipe != "" and re.match(r"\s*(?:cat|less|more|tee|jq(?: \.)?|python3? -m json\.tool)\b", behind) is None
-    command = _unwrapped(Command(text=text, part=filters), words)
-    return command
+    return _unwrapped(Command(text=text, part=filters), words)
 
 
 def _unwrapped(command: Command, words: list[str]) -> Command:
@@ -143,13 +161,19 @@ def _unwrapped(command: Command, words: list[str]) -> Command:
         tool = words[0].rpartition("/")[2]
         if tool in _WRAPPERS or re.fullmatch(r"[A-Za-z_]\w*=\S*", words[0]):
             words = words[1:]
-            while tool in ("sudo", "env", "timeout", "stdbuf") and words and (words[0][0] == "-" or words[0][0].isdigit()):
+            while (
+                tool in ("sudo", "env", "timeout", "stdbuf") and words and (words[0][0] == "-" or words[0][0].isdigit())
+            ):
                 words = words[1:]
-        elif tool in ("docker", "podman", "nerdctl") and words[1:2] == ["exec"] or (
-            tool in ("docker", "docker-compose", "podman-compose") and words[1:3] == ["compose", "exec"]
-        ) or (tool in ("docker-compose", "podman-compose") and words[1:2] == ["exec"]):
+        elif (
+            (tool in ("docker", "podman", "nerdctl") and words[1:2] == ["exec"])
+            or (tool in ("docker", "docker-compose", "podman-compose") and words[1:3] == ["compose", "exec"])
+            or (tool in ("docker-compose", "podman-compose") and words[1:2] == ["exec"])
+        ):
             words = words[words.index("exec") + 1 :]
-            words, _flags = _without_options(words, values=("-u", "--user", "-w", "--workdir", "-e", "--env", "--index"))
+            words, _flags = _without_options(
+                words, values=("-u", "--user", "-w", "--workdir", "-e", "--env", "--index")
+            )
             if not words:
                 return command
             command, words = replace(command, place=f"container:{words[0]}"), words[1:]
@@ -188,11 +212,15 @@ def _entered(flags: dict[str, str]) -> str | None:
     net = next((flags[name] for name in ("--net", "-n") if flags.get(name)), "")
     if net.startswith(("/run/netns/", "/var/run/netns/")):
         return f"netns:{net.rpartition('/')[2]}"
-    bundled = re.fullmatch(r"-n(/(?:var/)?run/netns/(\S+))", next((name for name in flags if name.startswith("-n/")), ""))
+    bundled = re.fullmatch(
+        r"-n(/(?:var/)?run/netns/(\S+))", next((name for name in flags if name.startswith("-n/")), "")
+    )
     if bundled is not None:
         return f"netns:{bundled[2]}"
     target = flags.get("-t") or flags.get("--target")
-    if target is None or not any(name in ("-n", "--net", "-a", "--all") or (name[1:2] != "-" and "n" in name) for name in flags):
+    if target is None or not any(
+        name in ("-n", "--net", "-a", "--all") or (name[1:2] != "-" and "n" in name) for name in flags
+    ):
         return None
     if target.isdigit():
         return f"pid:{target}"
@@ -240,7 +268,9 @@ def _listed(command: Command, tool: str, words: list[str]) -> Command:
         return replace(command, kind=Kind.SYSCTL, everything="-a" in words or "-A" in words, part=command.part)
     if tool in ("ss", "netstat"):
         letters = "".join(each[1:] for each in words if re.fullmatch(r"-[A-Za-z0-9]+", each))
-        proto = "tcp" if "t" in letters and "u" not in letters else "udp" if "u" in letters and "t" not in letters else None
+        proto = (
+            "tcp" if "t" in letters and "u" not in letters else "udp" if "u" in letters and "t" not in letters else None
+        )
         everything = "t" not in letters and "u" not in letters
         part = command.part or ("4" in letters) != ("6" in letters)
         kind = Kind.SS if tool == "ss" else Kind.NETSTAT
@@ -248,8 +278,8 @@ def _listed(command: Command, tool: str, words: list[str]) -> Command:
             return command
         return replace(command, kind=kind, proto=proto, everything=everything, part=part)
     if tool == "conntrack" and any(each in ("-L", "--dump") for each in words):
-        narrowed = any(each in ("-p", "-s", "-d", "--src", "--dst", "--dport", "-f") for each in words)
-        return replace(command, kind=Kind.CONNTRACK, part=command.part or narrowed)
+        filtered = any(each in ("-p", "-s", "-d", "--src", "--dst", "--dport", "-f") for each in words)
+        return replace(command, kind=Kind.CONNTRACK, part=command.part or filtered)
     if tool in ("docker", "podman"):
         return _engine(command, words)
     if tool == "ipset":
@@ -289,14 +319,20 @@ def _ip(command: Command, words: list[str]) -> Command:
         command = replace(command, place=f"netns:{netns}")
     if not plain:
         return command
-    family = "ip6" if "-6" in flags else "ip" if "-4" in flags else {"inet": "ip", "inet6": "ip6"}.get(
-        flags.get("-f") or flags.get("-family") or ""
+    family = (
+        "ip6"
+        if "-6" in flags
+        else "ip"
+        if "-4" in flags
+        else {"inet": "ip", "inet6": "ip6"}.get(flags.get("-f") or flags.get("-family") or "")
     )
     kind = next((kind for name, kind in _IP_OBJECTS if name.startswith(plain[0])), None)
     rest = plain[1:]
     if rest and not any(word.startswith(rest[0]) for word in ("show", "list", "lst", "ls", "table", "dev", "all")):
         # `ip route get`, `add` and the like list no table; a bare device name after `show` is a part.
-        return command if kind is not Kind.LINK else replace(command, kind=kind, addresses=plain[0][0] == "a", part=True)
+        return (
+            command if kind is not Kind.LINK else replace(command, kind=kind, addresses=plain[0][0] == "a", part=True)
+        )
     rest = [each for each in rest if each not in ("show", "list", "ls", "lst", "sh", "s", "l", "up")]
     if kind is Kind.ROUTE:
         table = _after(["x", *rest], "table")
@@ -306,8 +342,8 @@ def _ip(command: Command, words: list[str]) -> Command:
             everything=table in ("all", "0"), part=command.part or bool(narrowed) or "cache" in rest,
         )  # fmt: skip
     addresses = kind is Kind.LINK and plain[0].startswith("a")
-    narrowed = bool(rest) and rest != ["proxy"] and rest != ["nud", "all"]
-    part = command.part or narrowed or (kind is Kind.LINK and any(flag in flags for flag in ("-br", "-brief")))
+    some = bool(rest) and rest != ["proxy"] and rest != ["nud", "all"]
+    part = command.part or some or (kind is Kind.LINK and any(flag in flags for flag in ("-br", "-brief")))
     if kind is Kind.NEIGH and "proxy" in rest:
         part = True
     return replace(command, kind=kind, family=family, addresses=addresses, part=part)

@@ -163,7 +163,9 @@ class EngineTexts:
                 continue
             name = text[name_at:].strip() if 0 <= name_at < len(text) else words[-1]
             status = text[status_at:] if status_at >= 0 else ""
-            state = "exited" if status.startswith("Exited") else "created" if status.startswith("Created") else "running"
+            state = (
+                "exited" if status.startswith("Exited") else "created" if status.startswith("Created") else "running"
+            )
             state = "paused" if "(Paused)" in status else state
             row = Container(id=words[0], name=name.split(",")[0] or words[0], engine="docker", status=state)
             self._listed.setdefault(row.id, row)
@@ -184,7 +186,9 @@ class EngineTexts:
         containers = dict(self._containers)
         for more in (self._members, self._listed):
             for identity, row in more.items():
-                same = next((each for each in containers if each.startswith(identity) or identity.startswith(each)), None)
+                same = next(
+                    (each for each in containers if each.startswith(identity) or identity.startswith(each)), None
+                )
                 if same is None:
                     containers[identity] = row
         rows = tuple(_with_network_ids(each, networks) for each in containers.values())
@@ -206,7 +210,8 @@ def _with_network_ids(container: Container, networks: Sequence[Network]) -> Cont
     return replace(
         container,
         endpoints=tuple(
-            each if each.network_id else replace(each, network_id=ids.get(each.network, "")) for each in container.endpoints
+            each if each.network_id else replace(each, network_id=ids.get(each.network, ""))
+            for each in container.endpoints
         ),
     )
 

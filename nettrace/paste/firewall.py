@@ -35,7 +35,7 @@ class Firewall:
     troubles: list[Trouble] = field(default_factory=list)
 
     def add_tables(self, tables: list[TableText], *, family: str | None, backend: str | None) -> int:
-        """Add tables of one listing; `family` and `backend` are what its command tells. Return how many rules they have."""
+        """Add the tables of one listing, of which `family` and `backend` are told; return how many rules they have."""
         told = {each.family for each in tables if each.family is not None}
         rest = family or (told.pop() if len(told) == 1 else "ip")
         for each in tables:
@@ -94,7 +94,11 @@ class Firewall:
             known.setdefault((backend, each.table), each)
         if self.nft:
             # nft shows whole what `iptables -L` shows in part.
-            known = {key: each for key, each in known.items() if key[0] == "legacy" or "-L" not in each.source and "nvL" not in each.source}
+            known = {
+                key: each
+                for key, each in known.items()
+                if key[0] == "legacy" or ("-L" not in each.source and "nvL" not in each.source)
+            }
         loaded: dict[tuple[str, str], TableText] = {}
         for (backend, name), each in known.items():
             found: list[Trouble] = []
@@ -125,14 +129,20 @@ class Firewall:
                 loaded[backend, name] = unread_table(name)
             if lacking:
                 self.gaps.append(
-                    ("netfilter", f"{' and '.join(lacking)} of {SAVE[family].removesuffix('-save')} are not in the paste")
+                    (
+                        "netfilter",
+                        f"{' and '.join(lacking)} of {SAVE[family].removesuffix('-save')} are not in the paste",
+                    )
                 )
         legacy = any("legacy tables present" in each for each in self.warnings)
         if legacy and not any(kind == "legacy" for kind, _name in loaded):
             loaded["legacy", "filter"] = unread_table("filter")
             loaded["legacy", "nat"] = unread_table("nat")
             self.gaps.append(
-                ("netfilter", "iptables-legacy holds tables as well, which are not in the paste: run `iptables-legacy-save`")
+                (
+                    "netfilter",
+                    "iptables-legacy holds tables as well, which are not in the paste: run `iptables-legacy-save`",
+                )
             )
 
     def _tell(self, dumps: list[NetfilterDump]) -> None:

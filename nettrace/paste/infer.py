@@ -48,7 +48,9 @@ def default_rules() -> tuple[PolicyRule, ...]:
     )
 
 
-def filled(pasted: Namespace, container: Container, networks: Mapping[str, Network], host: Namespace) -> tuple[Namespace, list[str]]:
+def filled(
+    pasted: Namespace, container: Container, networks: Mapping[str, Network], host: Namespace
+) -> tuple[Namespace, list[str]]:
     """Return a container's namespace with what is missing of it as its engine makes it, and the sections so made."""
     made: list[str] = []
     namespace = pasted
@@ -96,7 +98,13 @@ def _ambiguous(attached: Sequence[tuple[Endpoint, Network]]) -> bool:
 
 def _links(attached: Sequence[tuple[Endpoint, Network]], host: Namespace) -> tuple[Link, ...]:
     loopback = Link(
-        ifindex=LOOPBACK, name="lo", mac="00:00:00:00:00:00", mtu=65536, operstate="UNKNOWN", loopback=True, arp_type=772
+        ifindex=LOOPBACK,
+        name="lo",
+        mac="00:00:00:00:00:00",
+        mtu=65536,
+        operstate="UNKNOWN",
+        loopback=True,
+        arp_type=772,
     )
     made = [loopback]
     by_name = {link.name: link for link in rows(host.links)}
@@ -113,7 +121,7 @@ def _links(attached: Sequence[tuple[Endpoint, Network]], host: Namespace) -> tup
                 # The other end is in the host's namespace; which device it is `pair_up` finds, if anything tells.
                 peer_ifindex=upper.ifindex if upper is not None and network.driver == "macvlan" else None,
                 peer_netns=host.id if upper is not None and network.driver == "macvlan" else None,
-                peer_nsid=0,
+                peer_nsid=None if upper is not None and network.driver == "macvlan" else 0,
                 macvlan_mode="bridge" if network.driver == "macvlan" else None,
             )
         )
@@ -121,12 +129,11 @@ def _links(attached: Sequence[tuple[Endpoint, Network]], host: Namespace) -> tup
 
 
 def _devices(namespace: Namespace, attached: Sequence[tuple[Endpoint, Network]]) -> list[Link] | None:
-    """Return the link of each endpoint, by its MAC; else in the engine's order, where there are as many."""
+    """Return the link of each endpoint, by its MAC address; None when one has none."""
     links = [link for link in rows(namespace.links) if not link.loopback]
     by_mac = {link.mac: link for link in links if link.mac}
-    if all(endpoint.mac in by_mac for endpoint, _ in attached):
-        return [by_mac[endpoint.mac] for endpoint, _ in attached]
-    return None
+    found = [by_mac.get(endpoint.mac or "") for endpoint, _ in attached]
+    return None if None in found else [link for link in found if link is not None]
 
 
 def _interfaces(endpoint: Endpoint, network: Network) -> list[Address]:
@@ -238,11 +245,13 @@ def _join(links: dict[int, Link], spaces: dict[int, Namespace], host: int, port:
     """Make a host's port and a made-up interface each other's peers."""
     index = port.peer_ifindex or link.ifindex
     space = spaces[netns]
-    moved = replace(link, ifindex=index, peer_ifindex=port.ifindex, peer_netns=host, lower_up=port.up, mtu=link.mtu)
+    moved = replace(
+        link, ifindex=index, peer_ifindex=port.ifindex, peer_netns=host, peer_nsid=None, lower_up=port.up
+    )
     taken = any(each.ifindex == index and each is not link for each in rows(space.links))
     if taken:
         return
-    links[port.ifindex] = replace(port, peer_ifindex=index, peer_netns=netns)
+    links[port.ifindex] = replace(port, peer_ifindex=index, peer_netns=netns, peer_nsid=None)
 
     def renumbered(ifindex: int) -> int:
         return index if ifindex == link.ifindex else ifindex
@@ -268,5 +277,3 @@ def _join(links: dict[int, Link], spaces: dict[int, Namespace], host: int, port:
         if isinstance(space.routes, Present)
         else space.routes,
     )
-
-

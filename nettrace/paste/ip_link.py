@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
+from itertools import pairwise
 from typing import Any
 
 from nettrace.model.base import IPAddress
@@ -35,20 +36,23 @@ _HEAD_PAIRS = {
 }  # fmt: skip
 _XDP = {"xdp": 1, "xdpgeneric": 2, "xdpoffload": 3, "xdpmulti": 4}
 _XDP_NAMES = {1: "driver", 2: "generic", 3: "offloaded", 4: "several modes"}
-_KINDS = frozenset(
-    "amt bareudp batadv bond bridge can dummy dsa erspan geneve gre gretap gtp hsr ifb ip6erspan ip6gre ip6gretap ip6tnl "
-    "ipip ipoib ipvlan ipvtap lowpan macsec macvlan macvtap netdevsim netkit nlmon openvswitch ovpn rmnet sit team tun "
-    "vcan veth vlan vrf vti vti6 vxcan vxlan wireguard wwan xfrm".split()
-)
+_KINDS = frozenset({
+    "amt", "bareudp", "batadv", "bond", "bridge", "can", "dummy", "dsa", "erspan", "geneve", "gre", "gretap",
+    "gtp", "hsr", "ifb", "ip6erspan", "ip6gre", "ip6gretap", "ip6tnl", "ipip", "ipoib", "ipvlan", "ipvtap",
+    "lowpan", "macsec", "macvlan", "macvtap", "netdevsim", "netkit", "nlmon", "openvswitch", "ovpn", "rmnet",
+    "sit", "team", "tun", "vcan", "veth", "vlan", "vrf", "vti", "vti6", "vxcan", "vxlan", "wireguard", "wwan",
+    "xfrm",
+})  # fmt: skip
 #: Words with which a line of `ip -d` may begin that says nothing the model holds.
 _ASIDE = (
-    "altname", "vf", "parentbus", "parentdev", "promiscuity", "allmulti", "numtxqueues", "addrgenmode", "netns-immutable",
+    "altname", "vf", "parentbus", "parentdev", "promiscuity", "allmulti", "numtxqueues", "addrgenmode",
+    "netns-immutable",
     "minmtu", "permaddr", "gso_max_size", "devlink_port", "qdisc",
 )  # fmt: skip
-_ADDRESS_FLAGS = frozenset(
-    "secondary temporary tentative deprecated home nodad dadfailed mngtmpaddr dynamic noprefixroute autojoin permanent "
-    "stable-privacy managetempaddr optimistic".split()
-)
+_ADDRESS_FLAGS = frozenset({
+    "secondary", "temporary", "tentative", "deprecated", "home", "nodad", "dadfailed", "mngtmpaddr", "dynamic",
+    "noprefixroute", "autojoin", "permanent", "stable-privacy", "managetempaddr", "optimistic",
+})  # fmt: skip
 
 
 def parse_ip_link(lines: Sequence[Line]) -> tuple[list[tuple[int, dict[str, Any]]], list[Trouble]]:
@@ -89,7 +93,10 @@ class _Reader:
         if columns is not None and all(word.isdigit() for word in words):
             self._counts(link, columns, words)
         elif first in ("RX:", "TX:") or (first in ("RX", "TX") and words[1:2] == ["errors:"]):
-            self.columns = (first[:2].lower(), [each for each in words if not each.endswith(":") or each == words[0]][1:])
+            self.columns = (
+                first[:2].lower(),
+                [each for each in words if not each.endswith(":") or each == words[0]][1:],
+            )
         elif first.startswith("link/"):
             self._hardware(number, link, words)
         elif first in ("inet", "inet6"):
@@ -207,7 +214,7 @@ def _or_text(word: str) -> Any:
 
 
 def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    yield from zip(words, words[1:], strict=False)
+    yield from pairwise(words)
 
 
 def _details(kind: str, words: Sequence[str]) -> dict[str, Any]:
@@ -223,9 +230,11 @@ def _details(kind: str, words: Sequence[str]) -> dict[str, Any]:
         if "dstport" in said:
             data["port"] = said["dstport"]
         data["learning"] = "nolearning" not in words
-        return data | {key: True for key in ("proxy", "l2miss", "l3miss") if key in words} | {
-            "udp_csum": "udpcsum" in words
-        }
+        return (
+            data
+            | {key: True for key in ("proxy", "l2miss", "l3miss") if key in words}
+            | {"udp_csum": "udpcsum" in words}
+        )
     if kind in ("macvlan", "macvtap"):
         return {"mode": said["mode"]} if "mode" in said else {}
     if kind in ("ipvlan", "ipvtap"):
@@ -361,9 +370,7 @@ def _vxlan(data: dict[str, Any], devices: Devices) -> Vxlan:
     return Vxlan(
         vni=index(data.get("id", 0)),
         local=_optional_address(data.get("local") or data.get("local6")),
-        group=_optional_address(
-            data.get("group") or data.get("remote") or data.get("group6") or data.get("remote6")
-        ),
+        group=_optional_address(data.get("group") or data.get("remote") or data.get("group6") or data.get("remote6")),
         port=index(data.get("port", 4789)),
         underlay_ifindex=devices.index(str(data["link"])) if data.get("link") else None,
         learning=_switch(data, "learning", False),
@@ -408,13 +415,13 @@ def address_rows(row: dict[str, Any]) -> Iterator[Address]:
         single = 32 if local.version == 4 else 128
         length = index(each.get("prefixlen", single))
         peer = _optional_address(each.get("address"))
-        pair = peer is not None and peer != local
+        pair = peer if peer != local else None
         yield Address(
             ifindex=ifindex,
             # The prefix of a point-to-point address belongs to its peer: the local side covers itself only.
-            address=ip_interface((local, single if pair else length)),
+            address=ip_interface((local, single if pair is not None else length)),
             scope=str(each.get("scope", "global")),
-            peer=ip_network((peer, length), strict=False) if pair else None,
+            peer=ip_network((pair, length), strict=False) if pair is not None else None,
             tentative=bool(each.get("tentative", False)),
             dadfailed=bool(each.get("dadfailed", False)),
             noprefixroute=bool(each.get("noprefixroute", False)),

@@ -16,7 +16,7 @@ from nettrace.paste.lines import Line, Trouble, index, quoted
 
 __all__ = ["FDB", "NEIGHBOUR", "fdb_row", "neighbour_row", "parse_bridge_fdb", "parse_ip_neigh"]
 
-STATES = frozenset("NONE INCOMPLETE REACHABLE STALE DELAY PROBE FAILED NOARP PERMANENT".split())
+STATES = frozenset(["NONE", "INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "NOARP", "PERMANENT"])
 _MAC = r"(?:[0-9a-fA-F]{2}:){5,19}[0-9a-fA-F]{2}"
 FDB = re.compile(rf"{_MAC} (?:dev|port|vlan|dst|src_vni|via|vni|self|master)\b.*", re.DOTALL)
 NEIGHBOUR = re.compile(
@@ -98,7 +98,13 @@ def parse_bridge_fdb(lines: Sequence[Line]) -> tuple[list[tuple[int, dict[str, A
                 at += 1
             elif word in ("permanent", "static", "stale"):
                 row["state"] = word
-            elif word in FLAGS or word in ("added_by_user", "added_by_external", "dynamic", "activity_notify", "inactive"):
+            elif word in FLAGS or word in (
+                "added_by_user",
+                "added_by_external",
+                "dynamic",
+                "activity_notify",
+                "inactive",
+            ):
                 row["flags"].append(word)
             elif word in ("locked", "blackhole"):
                 pass

@@ -14,27 +14,31 @@ from nettrace.paste.lines import Line, Trouble, index, quoted
 
 __all__ = ["KINDS", "Tables", "parse_ip_route", "route_row"]
 
-KINDS = frozenset("unicast local broadcast anycast multicast blackhole unreachable prohibit throw nat xresolve".split())
+KINDS = frozenset({
+    "unicast", "local", "broadcast", "anycast", "multicast", "blackhole", "unreachable", "prohibit", "throw",
+    "nat", "xresolve",
+})  # fmt: skip
 MAIN, LOCAL, DEFAULT = 254, 255, 253
 _NUMBERED = {"main": MAIN, "local": LOCAL, "default": DEFAULT, "unspec": 0}
 #: First number given to tables whose name stands in a file of that host (/etc/iproute2/rt_tables).
 NAMED = 4_000_000_000
 
-_FLAGS = frozenset(
-    "onlink dead linkdown pervasive offload trap unresolved rt_offload rt_trap offload_failed rt_offload_failed "
-    "notify redirected cached cloned".split()
-)
-_MODELLED_FLAGS = frozenset("onlink dead linkdown pervasive offload trap unresolved".split())
+_FLAGS = frozenset({
+    "onlink", "dead", "linkdown", "pervasive", "offload", "trap", "unresolved", "rt_offload", "rt_trap",
+    "offload_failed", "rt_offload_failed", "notify", "redirected", "cached", "cloned",
+})  # fmt: skip
+_MODELLED_FLAGS = frozenset(["onlink", "dead", "linkdown", "pervasive", "offload", "trap", "unresolved"])
 _ONE_VALUE = {
     "dev": "dev", "table": "table", "proto": "protocol", "scope": "scope", "src": "prefsrc", "metric": "metric",
-    "pref": "pref", "nhid": "nhid", "from": "from", "tos": "tos", "dsfield": "tos", "weight": "weight", "error": "error",
+    "pref": "pref", "nhid": "nhid", "from": "from", "tos": "tos", "dsfield": "tos", "weight": "weight",
+    "error": "error",
     "expires": "expires", "realm": "realm", "realms": "realm", "ttl-propagate": "ttl_propagate",
     "preference": "metric", "iif": "iif", "uid": "uid", "users": "users", "age": "age", "used": "used", "mark": "mark",
 }  # fmt: skip
-_METRICS = frozenset(
-    "mtu window rtt rttvar ssthresh cwnd advmss reordering hoplimit initcwnd features rto_min initrwnd quickack "
-    "congctl fastopen_no_cookie".split()
-)
+_METRICS = frozenset({
+    "mtu", "window", "rtt", "rttvar", "ssthresh", "cwnd", "advmss", "reordering", "hoplimit", "initcwnd",
+    "features", "rto_min", "initrwnd", "quickack", "congctl", "fastopen_no_cookie",
+})  # fmt: skip
 _DESTINATION = re.compile(r"(?:default|all|any|[0-9a-fA-F:.]+(?:/\d{1,3})?)")
 
 

@@ -66,9 +66,7 @@ def _attributes(words: list[str], row: dict[str, Any]) -> str:
             row |= {"l3mdev": None} if value == "[l3mdev-table]" else {"table": value}
         elif word in ("tos", "dsfield", "dscp"):
             row["dscp" if word == "dscp" else "tos"] = value
-        elif word in ("sport", "dport", "uidrange"):
-            row[word] = value
-        elif word in ("iif", "oif", "ipproto", "goto", "suppress_ifgroup"):
+        elif word in ("sport", "dport", "uidrange") or word in ("iif", "oif", "ipproto", "goto", "suppress_ifgroup"):
             row[word] = value
         elif word in ("suppress_prefixlength", "suppress_prefixlen"):
             row["suppress_prefixlen"] = value

@@ -21,7 +21,16 @@ CHAIN = re.compile(r"Chain (\S+) \((?:policy (\S+)(?: .*)?|(?:\d+|-\d+) referenc
 COLUMNS = re.compile(r"(?:num\s+)?(?:pkts\s+bytes\s+)?target\s+prot\s+opt\s+(?:in\s+out\s+)?source\s+destination\s*")
 _COUNT = re.compile(r"\d+[KMGT]?")
 _OPT = ("--", "-f", "!f", "----")
-_PROTOCOLS = {"0": "all", "1": "icmp", "6": "tcp", "17": "udp", "58": "ipv6-icmp", "132": "sctp", "47": "gre", "50": "esp"}
+_PROTOCOLS = {
+    "0": "all",
+    "1": "icmp",
+    "6": "tcp",
+    "17": "udp",
+    "58": "ipv6-icmp",
+    "132": "sctp",
+    "47": "gre",
+    "50": "esp",
+}
 _ADDRESS = re.compile(r"!?[0-9a-fA-F:.]+(?:/[0-9a-fA-F:.]+)?")
 
 
@@ -143,9 +152,9 @@ class _Listing:
         target = before[0] if len(before) == 2 else ""
         options, doubts = [], []
         for flag, value in (("-s", row[at]), ("-d", row[at + 1])):
-            option, doubt = _place(flag, value, family)
+            option, unclear = _place(flag, value, family)
             options += option
-            doubts += doubt
+            doubts += unclear
         if self.verbose:
             for flag, value in (("-i", interfaces[0]), ("-o", interfaces[1])):
                 if value not in ("*", "any"):
@@ -230,7 +239,15 @@ _TEXTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"MAC ?(!?)((?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2})", "mac"),
     )
 )
-_NUMERIC = {"http": "80", "https": "443", "domain": "53", "ssh": "22", "webcache": "8080", "http-alt": "8080", "smtp": "25"}
+_NUMERIC = {
+    "http": "80",
+    "https": "443",
+    "domain": "53",
+    "ssh": "22",
+    "webcache": "8080",
+    "http-alt": "8080",
+    "smtp": "25",
+}
 
 
 def _extras(text: str, target: str) -> tuple[list[str], str, str]:

@@ -66,7 +66,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "sysctls": ("sysctl -a",),
 }
 #: Names that engines and hypervisors give to bridges of their own.
-_BRIDGE_NAME = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}|virbr\d+|podman\d+|cni\d+|cni-podman\d+|lxcbr\d+|lxdbr\d+|br\d+")
+_BRIDGE_NAME = re.compile(
+    r"docker0|docker_gwbridge|br-[0-9a-f]{12}|virbr\d+|podman\d+|cni\d+|cni-podman\d+|lxcbr\d+|lxdbr\d+|br\d+"
+)
 
 
 class NamespaceTexts:
@@ -134,7 +136,9 @@ class NamespaceTexts:
         link = link_row(row, Devices())  # what cannot be read is told here, with its line
         tuple(address_rows(row))
         known = self._links.setdefault(link.ifindex, {})
-        addresses = {str(_address_key(each)): each for each in (*known.get("addr_info", ()), *row.get("addr_info", ())) if each}
+        addresses = {
+            str(_address_key(each)): each for each in (*known.get("addr_info", ()), *row.get("addr_info", ())) if each
+        }
         partial = known.get("_partial", True) and row.get("_partial", False)
         known |= {key: value for key, value in row.items() if value is not None}
         if addresses or "addr_info" in known:
@@ -178,7 +182,9 @@ class NamespaceTexts:
                 port = replace(port, vlans=vlans if vlans is not None or not self._vlans else ())
             made[index] = replace(link, port=port)
         if filtering and not self._vlans:
-            self.gaps.append(("links", "bridges filter by VLAN, and which VLANs ports have is not told: run `bridge vlan`"))
+            self.gaps.append(
+                ("links", "bridges filter by VLAN, and which VLANs ports have is not told: run `bridge vlan`")
+            )
         return Present(rows=tuple(made.values()))
 
     def _port(self, link: Link) -> BridgePort | None:
@@ -203,11 +209,11 @@ class NamespaceTexts:
             upper = re.match(r"(?:bond|team)", link.name)
             if link.name in bridges or _BRIDGE_NAME.fullmatch(link.name) or (index in masters and upper is None):
                 kind = "bridge"
-            elif link.peer_ifindex and link.peer_nsid is not None and link.arp_type == 1:
-                kind = "veth"
-            elif link.peer_ifindex in links and links[link.peer_ifindex or 0].peer_ifindex == index:
-                kind = "veth"
-            elif index in self.link_netns and link.peer_ifindex:
+            elif (
+                (link.peer_ifindex and link.peer_nsid is not None and link.arp_type == 1)
+                or (link.peer_ifindex in links and links[link.peer_ifindex or 0].peer_ifindex == index)
+                or (index in self.link_netns and link.peer_ifindex)
+            ):
                 kind = "veth"
             elif "." in link.name and link.peer_ifindex in links and link.name.rpartition(".")[2].isdigit():
                 kind = "vlan"
@@ -222,7 +228,9 @@ class NamespaceTexts:
                 made[index] = replace(link, port=BridgePort(state=3 if link.up and link.lower_up else 0))
         if guessed:
             shown = ", ".join(guessed[:6]) + (f" and {len(guessed) - 6} more" if len(guessed) > 6 else "")
-            reason = f"`ip link` without -d tells no kinds and no settings; taken by name and peer: {shown}: run `ip -d link`"
+            reason = (
+                f"without -d `ip link` tells no kinds and settings; taken by name and peer: {shown}: run `ip -d link`"
+            )
             self.gaps.append(("links", reason))
         return made
 
@@ -259,7 +267,7 @@ class NamespaceTexts:
 
     def _cover(self, routes: list[Route], family: int | None, table: str | None, *, everything: bool) -> None:
         """Note which tables a listing shows: it names those beside main, and the local one is never empty."""
-        versions = {route.dst.version for route in routes} or ({family} if family is not None else {4})
+        versions: set[int] = {route.dst.version for route in routes} or {family or 4}
         if everything and family is None:
             versions = {4, 6}
         for version in versions:
@@ -287,14 +295,18 @@ class NamespaceTexts:
             if lacking:
                 names = {number: name for name, number in self.tables.named.items()} | {MAIN: "main"}
                 told = ", ".join(str(names.get(each, each)) for each in lacking[:8])
-                self.gaps.append((f"routes/{version}", f"policy rules ask table {told}, which the paste lacks: run `{ask}`"))
+                self.gaps.append(
+                    (f"routes/{version}", f"policy rules ask table {told}, which the paste lacks: run `{ask}`")
+                )
             if LOCAL in shown:
                 continue
             if isinstance(addresses, Missing) or isinstance(links, Missing):
                 self.gaps.append((f"routes/{version}", f"IPv{version}'s local table is not in the paste: run `{ask}`"))
                 continue
             made += local_routes(addresses.rows, {link.ifindex: link for link in links.rows}, version)
-            self.gaps.append(("routes", f"IPv{version}'s local table is not in the paste: made up from the addresses: run `{ask}`"))
+            self.gaps.append(
+                ("routes", f"IPv{version}'s local table is not in the paste: made up from the addresses: run `{ask}`")
+            )
         return Present(rows=tuple(dict.fromkeys(made)))
 
     def _take_rules(self, block: Block) -> tuple[int, list[Trouble]]:
@@ -385,7 +397,7 @@ class NamespaceTexts:
         if self._sysctls is None:
             return self._missing("sysctls")
         if not self._all_sysctls:
-            reason = f"only {len(self._sysctls)} are in the paste, others are taken as the kernel's defaults: run `sysctl -a`"
+            reason = f"only {len(self._sysctls)} are told, others are taken as the kernel's defaults: run `sysctl -a`"
             self.gaps.append(("sysctls", reason))
         return Values(values=dict(self._sysctls))
 

@@ -15,11 +15,15 @@ __all__ = ["NETSTAT_HEAD", "SS_HEAD", "parse_netstat", "parse_ss"]
 
 SS_HEAD = re.compile(r"(?:Netid\s+)?State\s+Recv-Q\s+Send-Q\s+.*", re.DOTALL)
 NETSTAT_HEAD = re.compile(r"Proto\s+Recv-Q\s+Send-Q\s+Local Address\s+.*", re.DOTALL)
-_NETIDS = frozenset("nl u_str u_dgr u_seq u_str6 p_raw p_dgr v_str v_dgr tipc ti_st xdp raw icmp6 sctp dccp mptcp ???".split())
+_NETIDS = frozenset({
+    "nl", "u_str", "u_dgr", "u_seq", "u_str6", "p_raw", "p_dgr", "v_str", "v_dgr", "tipc", "ti_st", "xdp",
+    "raw", "icmp6", "sctp", "dccp", "mptcp", "???",
+})  # fmt: skip
 _SS_STATES = {"LISTEN": "LISTEN", "UNCONN": "UNCONN", "ESTAB": "ESTAB"}
-_OTHER_STATES = frozenset(
-    "SYN-SENT SYN-RECV FIN-WAIT-1 FIN-WAIT-2 TIME-WAIT CLOSE-WAIT LAST-ACK CLOSING CLOSED UNKNOWN".split()
-)
+_OTHER_STATES = frozenset({
+    "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSE-WAIT", "LAST-ACK", "CLOSING",
+    "CLOSED", "UNKNOWN",
+})  # fmt: skip
 
 
 class Ports(list[Socket]):
