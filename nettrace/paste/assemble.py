@@ -384,11 +384,13 @@ def _pair_pasted(pasted: dict[str, Namespace], spaces: _Spaces) -> None:
         for link in rows(namespace.links):
             if link.peer_ifindex and (link.peer_nsid is not None or link.ifindex in spaces.texts[key].link_netns):
                 ends.setdefault((link.ifindex, link.peer_ifindex), []).append((key, link.ifindex))
-    peers: dict[tuple[str, int], str] = {}
-    for (index, peer), mine in ends.items():
-        theirs = [(key, at) for key, at in ends.get((peer, index), ()) if all(key != own for own, _ in mine)]
-        if len(mine) == 1 and len(theirs) == 1:
-            peers[mine[0]] = theirs[0][0]
+    # An index and its peer's may be the same in several namespaces: only where each end has no other choice are they one.
+    choices = {
+        (key, index): [(other, at) for other, at in ends.get((peer, index), ()) if other != key]
+        for (index, peer), mine in ends.items()
+        for key, _ in mine
+    }
+    peers = {end: found[0][0] for end, found in choices.items() if len(found) == 1 and choices[found[0]] == [end]}
     for key, namespace in pasted.items():
         links, nsids = [], dict(namespace.nsids)
         for link in rows(namespace.links):

@@ -245,9 +245,7 @@ def _join(links: dict[int, Link], spaces: dict[int, Namespace], host: int, port:
     """Make a host's port and a made-up interface each other's peers."""
     index = port.peer_ifindex or link.ifindex
     space = spaces[netns]
-    moved = replace(
-        link, ifindex=index, peer_ifindex=port.ifindex, peer_netns=host, peer_nsid=None, lower_up=port.up
-    )
+    moved = replace(link, ifindex=index, peer_ifindex=port.ifindex, peer_netns=host, peer_nsid=None, lower_up=port.up)
     taken = any(each.ifindex == index and each is not link for each in rows(space.links))
     if taken:
         return
