@@ -19,6 +19,7 @@ from nettrace.errors import InputError
 
 if TYPE_CHECKING:
     from nettrace.bundle.format import Cut
+    from nettrace.model.snapshot import Gap
     from nettrace.paste import Assembled, Source
 
 EPILOG = """\b
@@ -300,12 +301,26 @@ def report(found: Assembled, output: Path) -> str:
         parts.append("\n".join(["Not understood", *(f"  - {line}" for line in _untold_lines(found))]))
     if found.needs:
         parts.append("\n".join(["Missing for a firm answer; on that host, run", *_need_lines(found)]))
-    told = [each for each in found.snapshot.gaps if each.section != "paste"]
+    told = [f"  - {safe(line)}" for line in _gap_lines(found)]
     if told:
-        lines = [f"  - {safe(each.netns or 'engine')}: {each.section}: {safe(each.reason)}" for each in told]
-        parts.append("\n".join(["Taken for granted, or not told", *_first(lines, 30)]))
+        parts.append("\n".join(["Taken for granted, or not told", *_first(told, 30)]))
     parts.append(f"{safe(str(output))} is written. Ask it: nettrace replay {safe(str(output))} {_example(found)}")
     return "\n\n".join(parts)
+
+
+def _gap_lines(found: Assembled) -> list[str]:
+    """Return the gaps; what is the same of several namespaces is said once, of the first, with the names of all."""
+    alike: dict[tuple[str, str], list[Gap]] = {}
+    for each in found.snapshot.gaps:
+        if each.section != "paste":
+            plain = each.reason.replace(f" {each.netns})", " {})") if each.netns is not None else each.reason
+            alike.setdefault((each.section, plain), []).append(each)
+    lines = []
+    for gaps in alike.values():
+        names = [each.netns or "engine" for each in gaps]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        lines.append(f"{shown}: {gaps[0].section}: {gaps[0].reason}")
+    return lines
 
 
 def _first(lines: list[str], most: int) -> list[str]:

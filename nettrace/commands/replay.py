@@ -148,11 +148,28 @@ def answer_anew(bundle: Bundle, question: Question) -> Verdict:
 
     case = case_anew(bundle, question)
     verdict = diagnose_again(case)[0]
-    if bundle.manifest.origin == "import":
-        from nettrace.paste.question import concerning
+    return _of_paste(case, verdict) if bundle.manifest.origin == "import" else verdict
 
-        return concerning(verdict, case.before, case.run.flow)
-    return verdict
+
+def _of_paste(case: Recorded, verdict: Verdict) -> Verdict:
+    """Return the answer to a question about a pasted host, where few paste all.
+
+    A fault that stands whatever the tables hold that come and go is told, with what that supposes. That nothing is
+    wrong is never supposed.
+    """
+    from msgspec.structs import replace
+
+    from nettrace.model.verdict import Result
+    from nettrace.paste.question import concerning, supposing
+    from nettrace.replay import diagnose_again
+
+    supposed = supposing(case.before) if verdict.outcome is Result.INCONCLUSIVE else None
+    if supposed is not None:
+        again = diagnose_again(replace(case, before=supposed[0]))[0]
+        if again.outcome in (Result.STOPPED, Result.DEGRADED):
+            gaps = tuple(dict.fromkeys((*again.gaps, *(gap for gap in verdict.gaps if gap.section != "model"))))
+            verdict = replace(again, gaps=gaps, assumptions=(*again.assumptions, supposed[1]))
+    return concerning(verdict, case.before, case.run.flow)
 
 
 def case_anew(bundle: Bundle, question: Question) -> Recorded:

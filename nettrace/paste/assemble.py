@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -280,7 +281,7 @@ def _put_together(engine: EngineTexts, spaces: _Spaces, listings: list[Listing],
         snapshot=snapshot,
         listings=tuple(listings),
         untold=tuple(untold),
-        needs=tuple(_needs(namespaces, {each.id for each, _ in made}, engine)),
+        needs=tuple(dict.fromkeys(_needs(namespaces, {each.id for each, _ in made}, engine, gaps))),
     )
 
 
@@ -360,7 +361,9 @@ def _gap_of(line: Untold) -> Gap:
     )
 
 
-def _needs(namespaces: Sequence[Namespace], containers: set[int], engine: EngineTexts) -> list[Need]:
+def _needs(
+    namespaces: Sequence[Namespace], containers: set[int], engine: EngineTexts, gaps: Sequence[Gap]
+) -> list[Need]:
     """Return what is missing, and how to get it; a container that nobody pasted anything of is asked for as one."""
     needs = [
         Need(section=section, netns=namespace.name, command=command)
@@ -369,6 +372,13 @@ def _needs(namespaces: Sequence[Namespace], containers: set[int], engine: Engine
         if section != "conntrack" and (namespace.id not in containers or section == "sockets")
         for command in _commands(section, namespace)
     ]
+    for gap in gaps:
+        # Of the host's listings, those that show a part; what only another IP version needs is told as a gap.
+        if gap.netns == "host" and "/" not in gap.section:
+            needs += [
+                Need(section=gap.section, netns="host", command=each)
+                for each in re.findall(r"run `([^`]+)`", gap.reason)
+            ]
     if not engine.networks_inspected:
         command = "docker network inspect $(docker network ls -q)"
         needs.append(Need(section="intent", netns=None, command=command))
@@ -384,7 +394,7 @@ def _pair_pasted(pasted: dict[str, Namespace], spaces: _Spaces) -> None:
         for link in rows(namespace.links):
             if link.peer_ifindex and (link.peer_nsid is not None or link.ifindex in spaces.texts[key].link_netns):
                 ends.setdefault((link.ifindex, link.peer_ifindex), []).append((key, link.ifindex))
-    # An index and its peer's may be the same in several namespaces: only where each end has no other choice are they one.
+    # An index and its peer's may be the same in several namespaces: two ends are one pair where neither has a choice.
     choices = {
         (key, index): [(other, at) for other, at in ends.get((peer, index), ()) if other != key]
         for (index, peer), mine in ends.items()

@@ -209,10 +209,14 @@ def pair_up(
         for link in rows(namespace.links):
             network = macs.get(link.mac)
             bridge = by_name.get(network.bridge or "") if network is not None else None
-            if link.kind != "veth" or link.peer_ifindex is not None or bridge is None:
+            if link.kind != "veth" or link.peer_netns is not None or link.peer_nsid is None or bridge is None:
                 continue
+            told = links.get(link.peer_ifindex or 0)
             port = links.get(learned.get(link.mac or "", 0))
-            if port is not None and _is_open(port, bridge.ifindex):
+            if told is not None:
+                if _is_open(told, bridge.ifindex) and told.peer_ifindex in (None, link.ifindex):
+                    _join(links, spaces, host.id, told, namespace.id, link)
+            elif port is not None and _is_open(port, bridge.ifindex):
                 _join(links, spaces, host.id, port, namespace.id, link)
                 said.append(f"{namespace.name} is behind {port.name}, where the bridge learned its MAC address")
             else:

@@ -274,7 +274,6 @@ def link_row(row: dict[str, Any], devices: Devices) -> Link:
     data = info.get("info_data") or {}
     slave = info.get("info_slave_data") or {}
     link_type = str(row.get("link_type") or "ether")
-    nsid = row.get("link_netnsid")
     address = row.get("address")
     return Link(
         ifindex=index(row["ifindex"]),
@@ -293,7 +292,7 @@ def link_row(row: dict[str, Any], devices: Devices) -> Link:
         group=_group(row.get("group")),
         master=devices.index(str(row["master"])) if row.get("master") else None,
         peer_ifindex=_peer(row, devices) if kind != "vxlan" else None,
-        peer_nsid=(-1 if nsid == -1 else index(nsid)) if isinstance(nsid, int) else None,
+        peer_nsid=_nsid(row),
         bridge=_bridge(data) if kind == "bridge" and data else None,
         port=port_row(slave) if info.get("info_slave_kind") == "bridge" and slave else None,
         vxlan=_vxlan(data, devices) if kind == "vxlan" and data else None,
@@ -312,6 +311,17 @@ def _group(value: Any) -> int:
         return 0
     # Names of groups stand in a file of that host (/etc/iproute2/group).
     return index(value) if str(value).isdigit() else 0
+
+
+def _nsid(row: dict[str, Any]) -> int | None:
+    """Return the id of the namespace behind a link; -1 where it is another one, and which is not told.
+
+    A peer that is shown as a number ("@if7") lies in another namespace: of one's own `ip` knows the names.
+    """
+    nsid = row.get("link_netnsid")
+    if isinstance(nsid, int) and not isinstance(nsid, bool):
+        return -1 if nsid == -1 else index(nsid)
+    return -1 if "link_index" in row or "link_netns" in row else None
 
 
 def _peer(row: dict[str, Any], devices: Devices) -> int | None:

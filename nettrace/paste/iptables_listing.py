@@ -99,10 +99,10 @@ class _Listing:
         told = family or guess_family(" ".join(words) for _, _, words in self.rules)
         made: list[str] = []
         for number, chain, words in self.rules:
-            rule, doubt = self._rule(words, told or "ip")
+            counters, rule, doubt = self._rule(words, told or "ip")
             if doubt:
                 troubles.append(Trouble(line=number, text=quoted(" ".join(words)), reason=doubt))
-            made.append(f"-A {chain} {rule}")
+            made.append(f"{counters}-A {chain} {rule}")
         missing = [chain for chain in HOOKS[name] if chain not in self.policies]
         whole = not [chain for chain in missing if (name, chain) != ("nat", "INPUT")]
         heads = [f":{chain} {_policy(self.policies.get(chain))} [0:0]" for chain in HOOKS[name]]
@@ -125,18 +125,18 @@ class _Listing:
             )
         ]
 
-    def _rule(self, words: list[str], family: str) -> tuple[str, str]:
-        """Return a row as options of iptables-save, and what of it is not known ("" when all is)."""
+    def _rule(self, words: list[str], family: str) -> tuple[str, str, str]:
+        """Return a row's counters and options as iptables-save has them, and what is not known ("" when all is)."""
         row = list(words)
         if self.numbered and row and row[0].isdigit():
             row.pop(0)
         counters = ""
         if self.verbose or (len(row) > 2 and _COUNT.fullmatch(row[0]) and _COUNT.fullmatch(row[1])):
             if len(row) < 2 or not _COUNT.fullmatch(row[0]) or not _COUNT.fullmatch(row[1]):
-                return _unknown(words), "not understood"
+                return "", _unknown(words), "not understood"
             packets, octets = row.pop(0), row.pop(0)
             if packets.isdigit() and octets.isdigit():
-                counters = f"-c {packets[:20]} {octets[:20]} "
+                counters = f"[{packets[:20]}:{octets[:20]}] "
         # Source and destination are the first two columns in a row that are addresses; older ip6tables leave `opt` out.
         at = next((n for n in range(1, len(row) - 1) if _is_place(row[n]) and _is_place(row[n + 1])), -1)
         before = row[:at] if at >= 0 else []
@@ -145,10 +145,10 @@ class _Listing:
             interfaces, before = before[-2:], before[:-2]
         if before and before[-1] in _OPT:
             if before[-1] != "--":
-                return _unknown(words), f"fragments ({before[-1]}) are not modelled"
+                return "", _unknown(words), f"fragments ({before[-1]}) are not modelled"
             before.pop()
         if at < 0 or not 1 <= len(before) <= 2 or (self.verbose and len(interfaces) != 2):
-            return _unknown(words), "not understood"
+            return "", _unknown(words), "not understood"
         target = before[0] if len(before) == 2 else ""
         options, doubts = [], []
         for flag, value in (("-s", row[at]), ("-d", row[at + 1])):
@@ -176,7 +176,7 @@ class _Listing:
             options += ["-m", UNREAD, "--text", f'"{_plain(", ".join(doubts))}"']
         jump = f"{leap} {target}{effect}" if target else ""
         doubt = "" if not rest else f"not understood: {quoted(rest)}"
-        return f"{' '.join(options)}{' ' if options else ''}{counters}{jump}".strip(), doubt
+        return counters, " ".join([*options, jump]).strip(), doubt
 
 
 def _plain(text: str) -> str:

@@ -244,6 +244,10 @@ class _Specs:
         elif (new := _NEW.fullmatch(line)) is not None:
             self.chains[new[1]] = None
         elif (rule := _RULE.fullmatch(line)) is not None:
+            # With -v the counters stand among the options.
+            counted = re.search(r" -c (\d{1,20}) (\d{1,20})(?= |$)", line)
+            if counted is not None:
+                line = f"[{counted[1]}:{counted[2]}] {line[: counted.start()]}{line[counted.end() :]}"
             self.rules.append(line)
             if rule[1] not in self.policies:
                 self.chains[rule[1]] = None

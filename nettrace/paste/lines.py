@@ -29,7 +29,7 @@ MAX_QUOTE = 120
 
 #: ECMA-48 control sequences, operating system commands, and two-character escapes.
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/][0-~]|[0-~])")
-_QUOTE = re.compile(r"(?:\s{0,3}> ?)+")
+_QUOTE = re.compile(r"(?:\s{0,3}> ?){1,20}+")
 
 
 class Source(Model):

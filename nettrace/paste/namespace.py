@@ -52,6 +52,9 @@ NOT_PASTED = "not in the paste"
 #: Rows of one section beyond which a paste is cut: no bundle holds more.
 MAX_ROWS = 100_000
 
+#: How many rules that were not understood are told one by one.
+MAX_TOLD = 50
+
 #: What to run for each section, in the namespace.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "links": ("ip -d link",),
@@ -215,6 +218,13 @@ class NamespaceTexts:
                 or (index in self.link_netns and link.peer_ifindex)
             ):
                 kind = "veth"
+            elif link.name.startswith("veth") or (
+                self.kind == "container" and not link.loopback and link.arp_type == 1
+            ):
+                # Before iproute2 4.1 peers were not shown. A container has no hardware of its own: what it has leads
+                # to another namespace.
+                kind = "veth"
+                link = replace(link, peer_nsid=-1)
             elif "." in link.name and link.peer_ifindex in links and link.name.rpartition(".")[2].isdigit():
                 kind = "vlan"
                 link = replace(link, vlan_id=int(link.name.rpartition(".")[2][:6]))
@@ -397,7 +407,7 @@ class NamespaceTexts:
         if self._sysctls is None:
             return self._missing("sysctls")
         if not self._all_sysctls:
-            reason = f"only {len(self._sysctls)} are told, others are taken as the kernel's defaults: run `sysctl -a`"
+            reason = f"{len(self._sysctls)} told, all others taken as the kernel's defaults: run `sysctl -a`"
             self.gaps.append(("sysctls", reason))
         return Values(values=dict(self._sysctls))
 
@@ -461,6 +471,10 @@ class NamespaceTexts:
         routes = self.routes(links, addresses)
         netfilter = self.firewall.section(self._missing("netfilter").reason)
         self.gaps += self.firewall.gaps
+        unread = self.firewall.troubles
+        self.gaps += [("netfilter", f"not understood: {each.text}: {each.reason}") for each in unread[:MAX_TOLD]]
+        if len(unread) > MAX_TOLD:
+            self.gaps.append(("netfilter", f"{len(unread) - MAX_TOLD} more rules were not understood"))
         made = Namespace(
             id=self.id,
             name=self.name,

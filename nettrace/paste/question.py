@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from msgspec.structs import replace
 
-from nettrace.model.base import Present
+from nettrace.model.base import Missing, Present, rows
 from nettrace.model.flow import PROTO_NUMBER, Flow
-from nettrace.model.snapshot import ConntrackEntry, Snapshot
+from nettrace.model.snapshot import ConntrackEntry, DumpFormat, Namespace, Snapshot
 from nettrace.model.verdict import GapView, Verdict
+from nettrace.paste.iptables_text import UNREAD
 
-__all__ = ["concerning", "with_conntrack"]
+#: Rules that stand for a table of which nothing is known.
+_SELDOM = re.compile(rf'^-A \S+ -m {UNREAD} --text "table (?:raw|mangle)" -j DROP\n', re.MULTILINE)
+
+__all__ = ["concerning", "supposing", "with_conntrack"]
 
 
 def with_conntrack(asked: Snapshot, pasted: Snapshot, flow: Flow) -> Snapshot:
@@ -23,6 +30,37 @@ def with_conntrack(asked: Snapshot, pasted: Snapshot, flow: Flow) -> Snapshot:
             namespace = replace(namespace, conntrack=Present(rows=own))
         namespaces.append(namespace)
     return replace(asked, namespaces=tuple(namespaces))
+
+
+def supposing(snapshot: Snapshot) -> tuple[Snapshot, str] | None:
+    """Return the snapshot with tables that were not pasted as they are where nobody interferes; and what that takes.
+
+    Neighbours and learnt forwarding entries come and go by themselves: with none, each is asked for again. iptables'
+    tables raw and mangle are empty on most hosts. None when nothing of that is missing.
+    """
+    namespaces, names = [], []
+    for namespace in snapshot.namespaces:
+        lacks = [name for name in ("neighbours", "fdb") if isinstance(getattr(namespace, name), Missing)]
+        if lacks:
+            what = " and ".join("forwarding entries" if name == "fdb" else name for name in lacks)
+            names.append(f"{what} of {namespace.name}")
+            empty: dict[str, Any] = {name: Present() for name in lacks}
+            namespace = replace(namespace, **empty)
+        if isinstance(namespace.netfilter, Present) and any(map(_SELDOM.search, _texts(namespace))):
+            names.append(f"raw and mangle of {namespace.name}")
+            dumps = tuple(replace(each, text=_SELDOM.sub("", each.text)) for each in namespace.netfilter.rows)
+            namespace = replace(namespace, netfilter=Present(rows=dumps))
+        namespaces.append(namespace)
+    if not names:
+        return None
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return replace(
+        snapshot, namespaces=tuple(namespaces)
+    ), f"not in the paste, and supposed to hold nothing odd: {shown}"
+
+
+def _texts(namespace: Namespace) -> list[str]:
+    return [each.text for each in rows(namespace.netfilter) if each.format is DumpFormat.IPTABLES_SAVE]
 
 
 def _belongs(entry: ConntrackEntry, flow: Flow) -> bool:

@@ -398,6 +398,8 @@ class _Recogniser:
 
     def _add(self, number: int, line: str) -> None:
         assert self.block is not None
+        if _NOISE.search(line[:200]) and self.block.lines and not line.lstrip().startswith("#"):
+            return  # what a tool or sudo says beside its output
         self.block.lines.append(Line(number, line))
         self.loose = False
         self.strays = 0
