@@ -240,6 +240,7 @@ def _put_together(engine: EngineTexts, spaces: _Spaces, listings: list[Listing],
     made: list[tuple[Namespace, Container]] = []
     others: list[Namespace] = []
     number = FIRST + len(spaces.texts)
+    _recognise_containers(pasted, spaces)
     for container in intent.containers:
         known = pasted.pop(container.id, None)
         if known is None and not _has_own(container):
@@ -283,6 +284,24 @@ def _put_together(engine: EngineTexts, spaces: _Spaces, listings: list[Listing],
         untold=tuple(untold),
         needs=tuple(dict.fromkeys(_needs(namespaces, {each.id for each, _ in made}, engine, gaps))),
     )
+
+
+def _recognise_containers(pasted: dict[str, Namespace], spaces: _Spaces) -> None:
+    """Give namespaces that were pasted by another name to the containers whose MAC and address they hold."""
+    holders = {
+        (link.mac, address.address.ip): key
+        for key, namespace in pasted.items()
+        if namespace.kind == "netns"
+        for link in rows(namespace.links)
+        for address in rows(namespace.addresses)
+        if address.ifindex == link.ifindex
+    }
+    for container in spaces.intent.containers:
+        for each in container.endpoints:
+            key = holders.get((each.mac, each.ipv4.ip)) if each.ipv4 is not None else None
+            if key is not None and key in pasted and container.id not in pasted and _has_own(container):
+                pasted[container.id] = replace(pasted.pop(key), kind="container")
+                spaces.texts[container.id] = spaces.texts[key]
 
 
 def _has_own(container: Container) -> bool:

@@ -146,12 +146,14 @@ def command_of_name(name: str) -> Command | None:
 def parse_command(text: str) -> Command:
     """Tell what a command line lists; `kind` stays None when it is nothing of use."""
     text = text.strip().strip("`")
+    # A command within the command is one word of it.
+    whole, text = text, re.sub(r"\$\([^()]*\)|`[^`]*`", lambda found: found[0].replace(" ", "\x01"), text)
     piped = re.split(r"\s(?:\|\||&&|;|2>&1)\s?", f"{text} ", maxsplit=1)[0]
     line, pipe, behind = piped.partition("|")
     line = re.sub(r"\s\d?>{1,2}\s?\S+", "", line)
     words = line.split()
     filters = pipe != "" and re.match(r"\s*(?:cat|less|more|tee|jq(?: \.)?|python3? -m json\.tool)\b", behind) is None
-    return _unwrapped(Command(text=text, part=filters), words)
+    return _unwrapped(Command(text=whole, part=filters), words)
 
 
 def _unwrapped(command: Command, words: list[str]) -> Command:

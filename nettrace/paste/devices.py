@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["UNLISTED", "Devices"]
+__all__ = ["UNLISTED", "UNTOLD", "Devices"]
 
 #: First ifindex given to devices that some text names and no listing of links numbers.
 UNLISTED = 1_000_001
+#: The index of a peer that is there, in another namespace, and whose index is not told.
+UNTOLD = 4_000_000_000
 
 
 class Devices:

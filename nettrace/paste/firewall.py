@@ -8,7 +8,7 @@ from nettrace.errors import InputError
 from nettrace.model.base import Missing, Present
 from nettrace.model.snapshot import DumpFormat, NetfilterDump
 from nettrace.netfilter import load_ruleset
-from nettrace.paste.iptables_text import TableText, checked, unread_table
+from nettrace.paste.iptables_text import UNREAD, TableText, checked, unread_table
 from nettrace.paste.lines import Trouble, quoted
 
 __all__ = ["Firewall"]
@@ -50,7 +50,7 @@ class Firewall:
                     source=each.source,
                 )
             )
-        return sum(line.startswith(("-A", "[")) for each in tables for line in each.lines)
+        return sum(line[0] in "-[" and UNREAD not in line for each in tables for line in each.lines)
 
     def add_native(self, dump: NetfilterDump, line: int, *, whole: bool = True) -> bool:
         """Add a listing that the model reads as it is; False, with a trouble, when it cannot."""
@@ -89,8 +89,9 @@ class Firewall:
     def _family(self, family: str) -> list[NetfilterDump]:
         known: dict[tuple[str, str], TableText] = {}
         own = [each for each in self.tables if each.family == family]
+        usual = self._backend(own)
         for each in sorted(own, key=lambda table: _ORDER.index(table.source)):
-            backend = each.backend or self._backend(own)
+            backend = each.backend or usual
             known.setdefault((backend, each.table), each)
         if self.nft:
             # nft shows whole what `iptables -L` shows in part.

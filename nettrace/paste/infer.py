@@ -24,6 +24,7 @@ from nettrace.model.snapshot import (
     PolicyRule,
     Route,
 )
+from nettrace.paste.devices import UNTOLD
 from nettrace.paste.namespace import local_routes
 
 __all__ = ["default_rules", "filled", "pair_up"]
@@ -119,7 +120,7 @@ def _links(attached: Sequence[tuple[Endpoint, Network]], host: Namespace) -> tup
                 mtu=network.mtu or (upper.mtu if upper is not None and network.driver != "bridge" else 1500),
                 operstate="UP",
                 # The other end is in the host's namespace; which device it is `pair_up` finds, if anything tells.
-                peer_ifindex=upper.ifindex if upper is not None and network.driver == "macvlan" else None,
+                peer_ifindex=upper.ifindex if upper is not None and network.driver == "macvlan" else UNTOLD,
                 peer_netns=host.id if upper is not None and network.driver == "macvlan" else None,
                 peer_nsid=None if upper is not None and network.driver == "macvlan" else 0,
                 macvlan_mode="bridge" if network.driver == "macvlan" else None,
@@ -214,7 +215,7 @@ def pair_up(
             told = links.get(link.peer_ifindex or 0)
             port = links.get(learned.get(link.mac or "", 0))
             if told is not None:
-                if _is_open(told, bridge.ifindex) and told.peer_ifindex in (None, link.ifindex):
+                if _is_open(told, bridge.ifindex) and told.peer_ifindex in (UNTOLD, link.ifindex):
                     _join(links, spaces, host.id, told, namespace.id, link)
             elif port is not None and _is_open(port, bridge.ifindex):
                 _join(links, spaces, host.id, port, namespace.id, link)
@@ -247,7 +248,7 @@ def _character(port: Link) -> tuple[object, ...]:
 
 def _join(links: dict[int, Link], spaces: dict[int, Namespace], host: int, port: Link, netns: int, link: Link) -> None:
     """Make a host's port and a made-up interface each other's peers."""
-    index = port.peer_ifindex or link.ifindex
+    index = link.ifindex if port.peer_ifindex in (None, UNTOLD) else port.peer_ifindex or link.ifindex
     space = spaces[netns]
     moved = replace(link, ifindex=index, peer_ifindex=port.ifindex, peer_netns=host, peer_nsid=None, lower_up=port.up)
     taken = any(each.ifindex == index and each is not link for each in rows(space.links))

@@ -268,7 +268,9 @@ def link_row(row: dict[str, Any], devices: Devices) -> Link:
 
     `peer_netns` stays open: a listing knows other namespaces by ids of its own.
     """
-    flags = set(row.get("flags") or ())
+    name, flags = row["ifname"], set(row.get("flags") or ())
+    if not isinstance(name, str) or not name:
+        raise ValueError("a link without a name")
     info = row.get("linkinfo") or {}
     kind = str(info.get("info_kind") or "")
     data = info.get("info_data") or {}
@@ -277,7 +279,7 @@ def link_row(row: dict[str, Any], devices: Devices) -> Link:
     address = row.get("address")
     return Link(
         ifindex=index(row["ifindex"]),
-        name=str(row["ifname"]),
+        name=name,
         kind=kind,
         mac=str(address) if address else None,
         mtu=index(row.get("mtu", 0)),

@@ -216,7 +216,7 @@ def parse_specs(
         if not line:
             continue
         policy = _POLICY.fullmatch(line)
-        if policy is not None and part.started:
+        if policy is not None and (part.started or policy[1] in part.policies):
             found += part.close(table, family, troubles)
             part = _Specs()
         part.line(number, line, policy, troubles)

@@ -31,7 +31,7 @@ from nettrace.model.snapshot import (
 from nettrace.paste.bridge_link import parse_bridge_link, parse_bridge_vlan, vlan_rows
 from nettrace.paste.commands import Kind
 from nettrace.paste.conntrack_list import parse_conntrack_list
-from nettrace.paste.devices import Devices
+from nettrace.paste.devices import UNTOLD, Devices
 from nettrace.paste.firewall import Firewall
 from nettrace.paste.ip_link import address_rows, link_row, parse_ip_link
 from nettrace.paste.ip_neigh import fdb_row, neighbour_row, parse_bridge_fdb, parse_ip_neigh
@@ -125,6 +125,13 @@ class NamespaceTexts:
         }.get(block.kind, self._take_rules_of_firewall)
         return taken(block)
 
+    def _within(self, section: str, found: list[T], taken: int) -> list[T]:
+        """Return as many rows as there is room for; where that is not all, a gap says so."""
+        room = max(0, MAX_ROWS - taken)
+        if len(found) > room:
+            self.gaps.append((section, f"only the first {MAX_ROWS} rows were taken"))
+        return found[:room]
+
     # --- links and addresses ------------------------------------------------------------------------------------
 
     def _take_links(self, block: Block) -> tuple[int, list[Trouble]]:
@@ -174,7 +181,9 @@ class NamespaceTexts:
         whole = {index: row for index, row in self._links.items() if not row.get("_partial")}
         if not whole:
             return self._missing("links")
-        made = {index: link_row(row, self.devices) for index, row in whole.items()}
+        fine, bad = converted(((0, row) for row in whole.values()), lambda row: link_row(row, self.devices))
+        self.gaps += [("links", f"{each.text}: {each.reason}") for each in bad]
+        made = {link.ifindex: link for link in fine}
         if not self._detailed:
             made = self._guessed(made, whole, set(bridges))
         filtering = any(each.bridge is not None and each.bridge.vlan_filtering for each in made.values())
@@ -224,7 +233,7 @@ class NamespaceTexts:
                 # Before iproute2 4.1 peers were not shown. A container has no hardware of its own: what it has leads
                 # to another namespace.
                 kind = "veth"
-                link = replace(link, peer_nsid=-1)
+                link = replace(link, peer_nsid=-1, peer_ifindex=link.peer_ifindex or UNTOLD)
             elif "." in link.name and link.peer_ifindex in links and link.name.rpartition(".")[2].isdigit():
                 kind = "vlan"
                 link = replace(link, vlan_id=int(link.name.rpartition(".")[2][:6]))
@@ -269,9 +278,7 @@ class NamespaceTexts:
             return route_row(row | {"_family": family}, self.devices, self.tables, table=table)
 
         fine, bad = converted(found, make)
-        for route in fine:
-            if len(self._routes) < MAX_ROWS:
-                self._routes.setdefault(route)
+        self._routes |= dict.fromkeys(self._within("routes", fine, len(self._routes)))
         self._cover(fine, family, table, everything=command is not None and command.everything)
         return len(fine), troubles + bad
 
@@ -354,14 +361,14 @@ class NamespaceTexts:
         found, troubles = whole_dicts(block.document, block.first) if block.is_json else parse_ip_neigh(block.lines)
         fine, bad = converted(found, lambda row: neighbour_row(row, self.devices))
         self._neighbours = self._neighbours or {}
-        self._neighbours.update(dict.fromkeys(fine[:MAX_ROWS]))
+        self._neighbours |= dict.fromkeys(self._within("neighbours", fine, len(self._neighbours)))
         return len(fine), troubles + bad
 
     def _take_fdb(self, block: Block) -> tuple[int, list[Trouble]]:
         found, troubles = whole_dicts(block.document, block.first) if block.is_json else parse_bridge_fdb(block.lines)
         fine, bad = converted(found, lambda row: fdb_row(row, self.devices))
         self._fdb = self._fdb or {}
-        self._fdb.update(dict.fromkeys(fine[:MAX_ROWS]))
+        self._fdb |= dict.fromkeys(self._within("fdb", fine, len(self._fdb)))
         return len(fine), troubles + bad
 
     def _take_sockets(self, block: Block) -> tuple[int, list[Trouble]]:
@@ -375,7 +382,7 @@ class NamespaceTexts:
             found.protocols |= {"tcp", "udp"}
         self._protocols |= found.protocols
         self._sockets = self._sockets or {}
-        self._sockets.update(dict.fromkeys(found[:MAX_ROWS]))
+        self._sockets |= dict.fromkeys(self._within("sockets", found, len(self._sockets)))
         return len(found), troubles
 
     def sockets(self) -> Present[Socket] | Missing:
@@ -389,10 +396,8 @@ class NamespaceTexts:
 
     def _take_conntrack(self, block: Block) -> tuple[int, list[Trouble]]:
         found, troubles = parse_conntrack_list(block.lines)
-        self._conntrack = [*(self._conntrack or ()), *found]
-        if len(self._conntrack) > MAX_ROWS:
-            self._conntrack = self._conntrack[:MAX_ROWS]
-            self.gaps.append(("conntrack", f"only the first {MAX_ROWS} entries were taken"))
+        known = self._conntrack or []
+        self._conntrack = [*known, *self._within("conntrack", found, len(known))]
         return len(found), troubles
 
     def _take_sysctls(self, block: Block) -> tuple[int, list[Trouble]]:

@@ -210,7 +210,7 @@ def _kind_of_row(row: dict[str, Any]) -> Kind | None:
 
 
 #: Kinds whose listing goes on over lines that show nothing by themselves, until an empty one.
-_LOOSE_ENDS = frozenset({Kind.DOCKER_INFO, Kind.DOCKER_VERSION, Kind.LISTING, Kind.SAVE, Kind.NFT_TEXT, Kind.LINK})
+_LOOSE_ENDS = frozenset({Kind.DOCKER_INFO, Kind.DOCKER_VERSION})
 #: Lines of these look alike; a command before them says more than they do.
 _ALIKE = {
     Kind.SAVE: (Kind.SPECS, Kind.IPSET),
@@ -284,7 +284,6 @@ class _Recogniser:
         within = self.block is not None and self.block.kind is Kind.NFT_TEXT and self.depth > 0
         if within and _FENCE.fullmatch(stripped) is None:
             self._add(number, line)
-            self.depth += stripped.count("{") - stripped.count("}")
             return at + 1
         if len(line) > MAX_LINE and stripped[0] not in "[{":
             self.found.troubles.append(
@@ -308,7 +307,7 @@ class _Recogniser:
         head = stripped[:200]
         if not any(sign in head for sign in "$#%+❯λ➜`*<:="):
             return False
-        bare = head[0] not in "$#%+[/~➜❯λ" and "@" not in head and "$" not in head
+        bare = head[0] not in "$#%+[/~➜❯λ" and "@" not in head and re.match(r"[\w.:/~-]{0,80}[$#%] ", head) is None
         if bare and not self.loose and self.block is not None and self.block.kind is not Kind.OTHER:
             return False  # in the midst of a listing a word is no heading
         if not _TOOL_WORD.search(head):
@@ -346,6 +345,8 @@ class _Recogniser:
             self.found.blocks.append(Block(kind=command.kind, file=self.found.file, command=command))
 
     def _plain(self, number: int, line: str, stripped: str) -> None:
+        if stripped[0] != "#" and _NOISE.search(stripped[:200]):
+            return  # what sudo or a tool says beside the output
         kind = _kind_of(stripped)
         block = self.block
         expected = self.command.kind if self.command is not None else None
@@ -385,8 +386,6 @@ class _Recogniser:
         self.block = Block(kind=kind, file=self.found.file, command=command)
         self.command = None
         self._add(number, line)
-        if kind is Kind.NFT_TEXT:
-            self.depth = line.count("{") - line.count("}")
 
     def _command_for(self, kind: Kind) -> Command | None:
         """Return the command that a listing of that kind is the answer to; of another one only the place counts."""
@@ -398,9 +397,9 @@ class _Recogniser:
 
     def _add(self, number: int, line: str) -> None:
         assert self.block is not None
-        if _NOISE.search(line[:200]) and self.block.lines and not line.lstrip().startswith("#"):
-            return  # what a tool or sudo says beside its output
         self.block.lines.append(Line(number, line))
+        if self.block.kind is Kind.NFT_TEXT:
+            self.depth = max(0, self.depth + line.count("{") - line.count("}"))
         self.loose = False
         self.strays = 0
 
