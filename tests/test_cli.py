@@ -178,7 +178,7 @@ def test_help_names_each_command_that_is_there() -> None:
     text = run("--help").stdout
     listed = [line.split()[0] for line in text.splitlines() if line.startswith("  ") and line.split()]
     for name in cli.COMMANDS:
-        assert (name in listed) == (find_spec(f"nettrace.commands.{name}") is not None)
+        assert (name in listed) == (find_spec(cli._module(name)) is not None)
 
 
 def test_every_command_module_is_in_the_table() -> None:

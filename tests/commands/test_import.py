@@ -50,10 +50,10 @@ def test_an_issue_names_its_fault(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_health_is_never_supposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mended = ISSUE.read_text().replace(
-        "Chain DOCKER (2 references)",
-        "    0     0 MASQUERADE  all  --  *      !docker0  172.17.0.0/16        0.0.0.0/0\n\nChain DOCKER (2 references)",
-    ).replace("\n\n    0     0 MASQ", "\n    0     0 MASQ")  # fmt: skip
+    chain = "Chain DOCKER (2 references)"
+    masquerade = "    0     0 MASQUERADE  all  --  *      !docker0  172.17.0.0/16        0.0.0.0/0"
+    mended = ISSUE.read_text().replace(f"\n\n{chain}", f"\n{masquerade}\n\n{chain}")
+    assert masquerade in mended
     (tmp_path / "issue.md").write_text(mended)
     bundle = tmp_path / "issue.tar.gz"
     assert imported(capsys, str(tmp_path / "issue.md"), "-o", str(bundle))[0] == 0
