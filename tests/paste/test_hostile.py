@@ -19,8 +19,10 @@ from .read import TEXTS, host_of, of_text
 FILES = sorted(TEXTS.glob("*/*"))
 RECORDED = {f"{path.parent.name}/{path.name}": path.read_text() for path in FILES}
 BITS = (
-    "\x1b[31m", "\x1b]0;x\x07", '"', "{", "}", "[", "]", "-A ", "*filter", "COMMIT", "\0", "9" * 30, "fe80::/200",
-    "1.2.3.4/99", "@", "via", "dev", "\t", "\\", "-1", "0x", "٣", "nexthop", "scope", "not", "!", "lookup", "`", "# ip addr", "> ",
+    "\x1b[31m", "\x1b]0;x\x07", '"', "{", "}", "[", "]", "-A ", "*filter", "COMMIT", "\0",
+    "9" * 30, "fe80::/200",
+    "1.2.3.4/99", "@",
+    "via", "dev", "\t", "\\", "-1", "0x", "٣", "nexthop", "scope", "not", "!", "lookup", "`", "# ip addr", "> ",
     "$ docker exec web ip addr", "\\ud800", "\u202e", "Chain X (policy ACCEPT)", "inf", "1e9", "null",
 )  # fmt: skip
 
