@@ -160,7 +160,7 @@ def _of_paste(case: Recorded, verdict: Verdict) -> Verdict:
     from msgspec.structs import replace
 
     from nettrace.model.verdict import Result
-    from nettrace.paste.question import concerning, supposing
+    from nettrace.paste.question import supposing
     from nettrace.replay import diagnose_again
 
     supposed = supposing(case.before) if verdict.outcome is Result.INCONCLUSIVE else None
@@ -168,8 +168,8 @@ def _of_paste(case: Recorded, verdict: Verdict) -> Verdict:
         again = diagnose_again(replace(case, before=supposed[0]))[0]
         if again.outcome in (Result.STOPPED, Result.DEGRADED):
             gaps = tuple(dict.fromkeys((*again.gaps, *(gap for gap in verdict.gaps if gap.section != "model"))))
-            verdict = replace(again, gaps=gaps, assumptions=(*again.assumptions, supposed[1]))
-    return concerning(verdict, case.before, case.run.flow)
+            return replace(again, gaps=gaps, assumptions=(*again.assumptions, supposed[1]))
+    return verdict
 
 
 def case_anew(bundle: Bundle, question: Question) -> Recorded:

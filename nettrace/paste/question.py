@@ -1,4 +1,4 @@
-"""A question about a pasted host: what of the paste it may read, and which gaps concern it."""
+"""A question about a pasted host: what of the paste it may read, and what may be supposed of what is missing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from msgspec.structs import replace
 from nettrace.model.base import Missing, Present, rows
 from nettrace.model.flow import PROTO_NUMBER, Flow
 from nettrace.model.snapshot import ConntrackEntry, DumpFormat, Namespace, Snapshot
-from nettrace.model.verdict import GapView, Verdict
 from nettrace.paste.iptables_text import UNREAD
 
 #: Rules that stand for a table of which nothing is known.
 _SELDOM = re.compile(rf'^-A \S+ -m {UNREAD} --text "table (?:raw|mangle)" -j DROP\n', re.MULTILINE)
 
-__all__ = ["concerning", "supposing", "with_conntrack"]
+__all__ = ["supposing", "with_conntrack"]
 
 
 def with_conntrack(asked: Snapshot, pasted: Snapshot, flow: Flow) -> Snapshot:
@@ -72,20 +71,3 @@ def _belongs(entry: ConntrackEntry, flow: Flow) -> bool:
     ports = {each for way in ways for each in (way.sport, way.dport)}
     known = {end.address for end in (flow.src, flow.dst) if end.address is not None}
     return bool(known) and known <= addresses and (flow.dport is None or flow.dport in ports)
-
-
-def concerning(verdict: Verdict, snapshot: Snapshot, flow: Flow) -> Verdict:
-    """Return a verdict without gaps of namespaces that the flow has nothing to do with, but for how many they are.
-
-    A paste of a host with a hundred containers lacks something of each; what is not on the way is not of interest.
-    """
-    ids = {flow.src.netns, flow.dst.netns, snapshot.host_netns}
-    ids |= {hop.netns for hop in verdict.hops}
-    names = {each.name for each in snapshot.namespaces if each.id in ids}
-    other = {each.name for each in snapshot.namespaces} - names
-    kept = tuple(gap for gap in verdict.gaps if gap.netns not in other)
-    left_out = len(verdict.gaps) - len(kept)
-    if not left_out:
-        return verdict
-    reason = f"{left_out} gaps of namespaces that the flow has nothing to do with are not shown"
-    return replace(verdict, gaps=(*kept, GapView(section="namespace", netns=None, reason=reason)))

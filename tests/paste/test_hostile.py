@@ -78,9 +78,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4)
     | st.dictionaries(
         st.sampled_from(
-            ["ifname", "ifindex", "flags", "addr_info", "local", "prefixlen", "dst", "gateway", "dev", "state", "Id", "Name",
-             "NetworkSettings", "Networks", "IPAM", "Config", "Subnet", "State", "Containers", "nftables", "priority", "table",
-             "mac", "vlans", "linkinfo", "info_kind", "info_data", "metrics", "nexthops", "Ports", "Server", "ServerVersion"]
+            ["ifname", "ifindex", "flags", "addr_info", "local", "prefixlen", "dst", "gateway", "dev", "state", "Id",
+             "Name", "NetworkSettings", "Networks", "IPAM", "Config", "Subnet", "State", "Containers", "nftables", "priority",
+             "table", "mac", "vlans", "linkinfo", "info_kind", "info_data", "metrics", "nexthops", "Ports",
+             "Server", "ServerVersion"]
         ),
         inner,
         max_size=5,
