@@ -160,9 +160,11 @@ def _of_paste(case: Recorded, verdict: Verdict) -> Verdict:
     from msgspec.structs import replace
 
     from nettrace.model.verdict import Result
-    from nettrace.paste.question import supposing
+    from nettrace.paste.question import read_in_part, supposing
     from nettrace.replay import diagnose_again
 
+    if verdict.outcome is Result.DELIVERED and read_in_part(case.before):
+        return replace(verdict, outcome=Result.INCONCLUSIVE)
     supposed = supposing(case.before) if verdict.outcome is Result.INCONCLUSIVE else None
     if supposed is not None:
         again = diagnose_again(replace(case, before=supposed[0]))[0]

@@ -313,7 +313,8 @@ class Namespace(Model):
 class Gap(Model):
     """Something that could not be read or heard, and why.
 
-    `section` may name a part of one: "routes/6", "netfilter/4" (of one IP version), "sockets/udp" (of one protocol).
+    `section` may name a part of one: "routes/6", "netfilter/4" (of one IP version), "sockets/udp" (of one protocol),
+    "netfilter/part" (some of it).
     """
 
     section: str

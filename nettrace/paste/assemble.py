@@ -393,10 +393,10 @@ def _needs(
     ]
     for gap in gaps:
         # Of the host's listings, those that show a part; what only another IP version needs is told as a gap.
-        if gap.netns == "host" and "/" not in gap.section:
+        section, _, part = gap.section.partition("/")
+        if gap.netns == "host" and part in ("", "part"):
             needs += [
-                Need(section=gap.section, netns="host", command=each)
-                for each in re.findall(r"run `([^`]+)`", gap.reason)
+                Need(section=section, netns="host", command=each) for each in re.findall(r"run `([^`]+)`", gap.reason)
             ]
     if not engine.networks_inspected:
         command = "docker network inspect $(docker network ls -q)"

@@ -130,14 +130,14 @@ class Firewall:
                 loaded[backend, name] = unread_table(name)
             if lacking:
                 what = f"{', '.join(lacking)} of {SAVE[family].removesuffix('-save')} are not in the paste"
-                self.gaps.append(("netfilter", f"{what}: run `{SAVE[family]} -c`"))
+                self.gaps.append(("netfilter/part", f"{what}: run `{SAVE[family]} -c`"))
         legacy = any("legacy tables present" in each for each in self.warnings)
         if legacy and not any(kind == "legacy" for kind, _name in loaded):
             loaded["legacy", "filter"] = unread_table("filter")
             loaded["legacy", "nat"] = unread_table("nat")
             self.gaps.append(
                 (
-                    "netfilter",
+                    "netfilter/part",
                     "iptables-legacy holds tables as well, which are not in the paste: run `iptables-legacy-save`",
                 )
             )
@@ -152,14 +152,14 @@ class Firewall:
                 )
         if not self.nft and covered & set(FAMILIES):
             reason = "what else nftables holds is not in iptables' listings: run `nft -j list ruleset`"
-            self.gaps.append(("netfilter", reason))
+            self.gaps.append(("netfilter/part", reason))
         for family in FAMILIES:
             for source, hidden in (("iptables -nvL", "details"), ("iptables -L", "interfaces and details")):
                 names = [each.table for each in self.tables if (each.source, each.family) == (source, family)]
                 if names and not self.nft:
                     what = f"`{source}` of {', '.join(dict.fromkeys(names))} leaves {hidden} of matches out"
-                    self.gaps.append(("netfilter", f"{what}: run `{SAVE[family]} -c`"))
+                    self.gaps.append(("netfilter/part", f"{what}: run `{SAVE[family]} -c`"))
         sets = any(mark in each.text for each in dumps for mark in ("--match-set", "--add-set", "--map-set"))
         if sets and not any(each.format is DumpFormat.IPSET_SAVE for each in dumps):
-            self.gaps.append(("netfilter", "rules ask sets whose members are not in the paste: run `ipset save`"))
+            self.gaps.append(("netfilter/part", "rules ask sets whose members are not in the paste: run `ipset save`"))
         self.gaps = list(dict.fromkeys(self.gaps))

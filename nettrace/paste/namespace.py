@@ -109,7 +109,7 @@ class NamespaceTexts:
         if command is not None and command.part and command.kind is block.kind:
             self._partial.add(block.kind.value)
             section = _SECTION_OF.get(block.kind, "netfilter")
-            self.gaps.append((section, f"`{quoted(command.text)}` shows a part only: {self.ask(section)}"))
+            self.gaps.append((f"{section}/part", f"`{quoted(command.text)}` shows a part only: {self.ask(section)}"))
         taken = {
             Kind.LINK: self._take_links,
             Kind.BRIDGE_LINK: self._take_bridge_links,
@@ -123,13 +123,18 @@ class NamespaceTexts:
             Kind.CONNTRACK: self._take_conntrack,
             Kind.SYSCTL: self._take_sysctls,
         }.get(block.kind, self._take_rules_of_firewall)
-        return taken(block)
+        count, troubles = taken(block)
+        if troubles:
+            section = _SECTION_OF.get(block.kind, "netfilter")
+            reason = f"{len(troubles)} lines of `{block.kind.value}` were not understood, or not wholly"
+            self.gaps.append((f"{section}/part", reason))
+        return count, troubles
 
     def _within(self, section: str, found: list[T], taken: int) -> list[T]:
         """Return as many rows as there is room for; where that is not all, a gap says so."""
         room = max(0, MAX_ROWS - taken)
         if len(found) > room:
-            self.gaps.append((section, f"only the first {MAX_ROWS} rows were taken"))
+            self.gaps.append((f"{section}/part", f"only the first {MAX_ROWS} rows were taken"))
         return found[:room]
 
     # --- links and addresses ------------------------------------------------------------------------------------
@@ -182,7 +187,7 @@ class NamespaceTexts:
         if not whole:
             return self._missing("links")
         fine, bad = converted(((0, row) for row in whole.values()), lambda row: link_row(row, self.devices))
-        self.gaps += [("links", f"{each.text}: {each.reason}") for each in bad]
+        self.gaps += [("links/part", f"{each.text}: {each.reason}") for each in bad]
         made = {link.ifindex: link for link in fine}
         if not self._detailed:
             made = self._guessed(made, whole, set(bridges))
@@ -195,7 +200,7 @@ class NamespaceTexts:
             made[index] = replace(link, port=port)
         if filtering and not self._vlans:
             self.gaps.append(
-                ("links", "bridges filter by VLAN, and which VLANs ports have is not told: run `bridge vlan`")
+                ("links/part", "bridges filter by VLAN, and which VLANs ports have is not told: run `bridge vlan`")
             )
         return Present(rows=tuple(made.values()))
 
@@ -250,7 +255,7 @@ class NamespaceTexts:
             reason = (
                 f"without -d `ip link` tells no kinds and settings; taken by name and peer: {shown}: run `ip -d link`"
             )
-            self.gaps.append(("links", reason))
+            self.gaps.append(("links" if self.kind == "container" else "links/part", reason))
         return made
 
     def addresses(self) -> Present[Address] | Missing:
@@ -413,7 +418,7 @@ class NamespaceTexts:
             return self._missing("sysctls")
         if not self._all_sysctls:
             reason = f"{len(self._sysctls)} told, all others taken as the kernel's defaults: run `sysctl -a`"
-            self.gaps.append(("sysctls", reason))
+            self.gaps.append(("sysctls/part", reason))
         return Values(values=dict(self._sysctls))
 
     def counters(self) -> Values[int] | Missing:
@@ -462,7 +467,7 @@ class NamespaceTexts:
         fine = self.firewall.add_native(dump, block.first, whole=not part)
         troubles, self.firewall.troubles = self.firewall.troubles[before:], self.firewall.troubles[:before]
         if not fine:
-            self.gaps.append(("netfilter", f"`{block.kind.value}` could not be read: {troubles[0].reason}"))
+            self.gaps.append(("netfilter/part", f"`{block.kind.value}` could not be read: {troubles[0].reason}"))
         count = len(block.document["nftables"]) if block.is_json else len(block.lines)
         return count if fine else 0, troubles
 
@@ -477,9 +482,9 @@ class NamespaceTexts:
         netfilter = self.firewall.section(self._missing("netfilter").reason)
         self.gaps += self.firewall.gaps
         unread = self.firewall.troubles
-        self.gaps += [("netfilter", f"not understood: {each.text}: {each.reason}") for each in unread[:MAX_TOLD]]
+        self.gaps += [("netfilter/part", f"not understood: {each.text}: {each.reason}") for each in unread[:MAX_TOLD]]
         if len(unread) > MAX_TOLD:
-            self.gaps.append(("netfilter", f"{len(unread) - MAX_TOLD} more rules were not understood"))
+            self.gaps.append(("netfilter/part", f"{len(unread) - MAX_TOLD} more rules were not understood"))
         made = Namespace(
             id=self.id,
             name=self.name,

@@ -15,7 +15,10 @@ from nettrace.paste.iptables_text import UNREAD
 #: Rules that stand for a table of which nothing is known.
 _SELDOM = re.compile(rf'^-A \S+ -m {UNREAD} --text "table (?:raw|mangle)" -j DROP\n', re.MULTILINE)
 
-__all__ = ["supposing", "with_conntrack"]
+#: Tables of which a packet's way may depend on every row.
+_DECIDING = frozenset(f"{each}/part" for each in ("links", "addresses", "routes", "rules", "netfilter", "sysctls"))
+
+__all__ = ["read_in_part", "supposing", "with_conntrack"]
 
 
 def with_conntrack(asked: Snapshot, pasted: Snapshot, flow: Flow) -> Snapshot:
@@ -29,6 +32,11 @@ def with_conntrack(asked: Snapshot, pasted: Snapshot, flow: Flow) -> Snapshot:
             namespace = replace(namespace, conntrack=Present(rows=own))
         namespaces.append(namespace)
     return replace(asked, namespaces=tuple(namespaces))
+
+
+def read_in_part(snapshot: Snapshot) -> bool:
+    """Tell whether of some table that may decide over a packet only a part is known: then nothing is proved well."""
+    return any(gap.section in _DECIDING for gap in snapshot.gaps)
 
 
 def supposing(snapshot: Snapshot) -> tuple[Snapshot, str] | None:

@@ -59,7 +59,7 @@ def test_tables_that_are_not_shown_are_unknown_and_told() -> None:
         "table mangle",
         "table nat",
     }
-    reasons = [gap.reason for gap in found.snapshot.gaps if gap.section == "netfilter"]
+    reasons = [gap.reason for gap in found.snapshot.gaps if gap.section == "netfilter/part"]
     assert "raw, mangle, nat of iptables are not in the paste: run `iptables-save -c`" in reasons
     assert "iptables-save -c" in [need.command for need in found.needs]
 
@@ -176,7 +176,7 @@ def test_nft_in_text_and_json_tells_of_both_families() -> None:
         assert isinstance(host_of(found).netfilter, Present)
         assert not [gap for gap in found.snapshot.gaps if gap.section.startswith("netfilter")]
     only = of_files("host", "iptables-save_-c")
-    assert {gap.section for gap in only.snapshot.gaps} >= {"netfilter/6", "netfilter"}
+    assert {gap.section for gap in only.snapshot.gaps} >= {"netfilter/6", "netfilter/part"}
     assert isinstance(only.snapshot.narrowed(family=6, proto="icmp").namespaces[0].netfilter, Missing)
     assert isinstance(only.snapshot.narrowed(family=4, proto="icmp").namespaces[0].netfilter, Present)
 

@@ -79,7 +79,8 @@ JSON = st.recursive(
     | st.dictionaries(
         st.sampled_from(
             ["ifname", "ifindex", "flags", "addr_info", "local", "prefixlen", "dst", "gateway", "dev", "state", "Id",
-             "Name", "NetworkSettings", "Networks", "IPAM", "Config", "Subnet", "State", "Containers", "nftables", "priority",
+             "Name", "NetworkSettings", "Networks", "IPAM", "Config", "Subnet", "State", "Containers", "nftables",
+             "priority",
              "table", "mac", "vlans", "linkinfo", "info_kind", "info_data", "metrics", "nexthops", "Ports",
              "Server", "ServerVersion"]
         ),
@@ -108,7 +109,8 @@ def test_any_json(document: object) -> None:
         "[\n" * 100_000,
         '[{"ifname": "x", "ifindex": ' + "9" * 5000 + "}]",
         '[{"ifname": "x", "ifindex": 99999999999999999999, "flags": [], "mtu": 5}]',
-        '[{"Id": "abc", "Name": "\\ud800", "NetworkSettings": {"Ports": {"80/tcp": [{"HostPort": "9"}]}}, "State": {"Pid": 1e99}}]',
+        '[{"Id": "abc", "Name": "\\ud800", "NetworkSettings": {"Ports": {"80/tcp": [{}]}}, "State": {}}]',
+        '[{"Id": "abc", "NetworkSettings": {"Ports": {"80/tcp": [{"HostPort": "1e99"}]}}, "State": {"Pid": 1e99}}]',
         "\0" * 1000,
         "*filter\n" * 50_000,
         "table ip t {\n" * 50_000,
