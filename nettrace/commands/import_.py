@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nettrace.errors import InputError
+from nettrace.errors import InputError, NettraceError, UsageError
 
 if TYPE_CHECKING:
     from nettrace.bundle.format import Cut
@@ -56,6 +56,7 @@ _LISTS = re.compile(r'"(Env|Cmd|Args|Entrypoint|Healthcheck|Test)"\s*:\s*\[(?:\s
 _LABELS = re.compile(r'"(Labels)"\s*:\s*\{(?:\s*"(?:[^"\\]|\\.)*+"\s*:\s*"(?:[^"\\]|\\.)*+"\s*,?)*+\s*\}')
 _PATHS = re.compile(r'"(Path|Entrypoint|Cmd)"\s*:\s*"(?:[^"\\]|\\.)*+"')
 SCHEMA = "nettrace.import/1"
+DEFAULT_OUTPUT = "nettrace-import.tar.gz"
 
 
 @click.command("import", epilog=EPILOG, short_help="Make a bundle of pasted texts.")
@@ -64,17 +65,21 @@ SCHEMA = "nettrace.import/1"
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    default="nettrace-import.tar.gz",
-    show_default=True,
     metavar="FILE",
-    help="The bundle to write.",
+    help=f"The bundle to write; {DEFAULT_OUTPUT} if left out, which then must not be there yet.",
 )
 @click.option("--json", "as_json", is_flag=True, help=f"Print one JSON document (schema {SCHEMA}).")
-def command(paths: tuple[str, ...], output: Path, as_json: bool) -> int:
+def command(paths: tuple[str, ...], output: Path | None, as_json: bool) -> int:
     """Read texts that someone pasted, say what they are and what is missing, and write a bundle to ask questions of."""
     from nettrace.bundle.archive import write_bundle
     from nettrace.paste import assemble, recognise
 
+    if output is None:
+        output = Path(DEFAULT_OUTPUT)
+        if output.exists():
+            raise NettraceError(f"{output} exists: choose another name with -o")
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {output}: name a file in a folder that exists with -o")
     sources, cuts = read_sources(paths)
     found = assemble([recognise(source) for source in sources])
     if not found.usable:

@@ -215,8 +215,23 @@ def test_paths_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
         assert str(path) in err
     # A pipe among other files is passed over: only plain files are texts.
     shutil.copy(ISSUE, tmp_path / "issue.md")
-    assert imported(capsys, str(tmp_path), "-o", str(tmp_path / "out" / ".." / "b.tar.gz"))[0] in (0, 4)
+    assert imported(capsys, str(tmp_path), "-o", str(tmp_path / "b.tar.gz"))[0] == 0
     assert main(["import"]) == 2
+
+
+def test_where_a_bundle_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert imported(capsys, str(ISSUE))[0] == 0
+    code, out, err = imported(capsys, str(ISSUE))
+    assert (code, out) == (4, "")
+    assert "nettrace-import.tar.gz exists" in err
+    assert imported(capsys, str(ISSUE), "-o", "nettrace-import.tar.gz")[0] == 0
+    for output in (tmp_path, tmp_path / "nowhere" / "b.tar.gz"):
+        code, out, err = imported(capsys, str(ISSUE), "-o", str(output))
+        assert (code, out) == (2, "")
+        assert str(output) in err
 
 
 def test_names_and_lines_are_never_printed_raw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,12 +52,13 @@ def test_a_session_with_prompts_of_all_kinds() -> None:
     )
     assert [(kind, place) for kind, _, place in kinds(text)] == [
         (Kind.LINK, None), (Kind.ROUTE, None), (Kind.LINK, "container:web"), (Kind.ROUTE, "netns:blue"),
-        (Kind.LINK, "netns:green"), (Kind.ROUTE, "pid:4711"), (Kind.ROUTE, "netns:red"), (Kind.LINK, "container:3386a527aa08"),
+        (Kind.LINK, "netns:green"), (Kind.ROUTE, "pid:4711"), (Kind.ROUTE, "netns:red"),
+        (Kind.LINK, "container:3386a527aa08"),
     ]  # fmt: skip
     found = of_text(text)
     assert {(each.name, each.kind) for each in found.snapshot.namespaces} == {
-        ("host", "host"), ("web", "container"), ("blue", "netns"), ("green", "netns"), ("pid:4711", "netns"), ("red", "netns"),
-        ("3386a527aa08", "container"),
+        ("host", "host"), ("web", "container"), ("blue", "netns"), ("green", "netns"), ("pid:4711", "netns"),
+        ("red", "netns"), ("3386a527aa08", "container"),
     }  # fmt: skip
     assert len(rows(space(found, "blue").routes)) >= 2
     assert isinstance(space(found, "blue").links, Missing)
@@ -76,8 +77,8 @@ def test_several_outputs_without_any_prompt() -> None:
         "nft_list_ruleset", "ip_-j_rule", "bridge_-j_fdb",
     ))  # fmt: skip
     assert [kind for kind, _, _ in kinds(text)] == [
-        Kind.LINK, Kind.ROUTE, Kind.RULE, Kind.FDB, Kind.SAVE, Kind.SS, Kind.SYSCTL, Kind.CONNTRACK, Kind.NFT_TEXT, Kind.RULE,
-        Kind.FDB,
+        Kind.LINK, Kind.ROUTE, Kind.RULE, Kind.FDB, Kind.SAVE, Kind.SS, Kind.SYSCTL, Kind.CONNTRACK, Kind.NFT_TEXT,
+        Kind.RULE, Kind.FDB,
     ]  # fmt: skip
     assert of_text(text).untold == ()
 
@@ -159,7 +160,7 @@ def test_files_called_after_their_command() -> None:
 
 def sos(*more: tuple[str, str]) -> dict[str, str]:
     """Return the files of a sosreport of a recorded host, called as sos calls them."""
-    base = "sosreport-box/sos_commands/"
+    base, blue = "sosreport-box/sos_commands/", "networking/namespaces/blue/ip_netns_exec_blue"
     files = {
         "networking/ip_-d_address": recorded("host", "ip_-d_-s_addr"),
         "networking/ip_-s_-d_link": recorded("host", "ip_-d_link"),
@@ -170,8 +171,8 @@ def sos(*more: tuple[str, str]) -> dict[str, str]:
         "networking/ip_-s_-s_neigh_show": recorded("host", "ip_-s_-s_neigh"),
         "networking/bridge_-s_-s_-d_-t_fdb_show": recorded("host", "bridge_-s_fdb"),
         "networking/ss_-peaonmi": recorded("host", "ss_-tulpen"),
-        "networking/namespaces/blue/ip_netns_exec_blue_ip_-d_address_show": recorded("web", "ip_-d_link") + ADDR,
-        "networking/namespaces/blue/ip_netns_exec_blue_ip_route_show_table_all": recorded("web", "ip_route_show_table_all"),
+        f"{blue}_ip_-d_address_show": recorded("web", "ip_-d_link") + ADDR,
+        f"{blue}_ip_route_show_table_all": recorded("web", "ip_route_show_table_all"),
         "firewall_tables/iptables_-t_nat_-nvL": recorded("host", "iptables_-t_nat_-nvL"),
         "firewall_tables/iptables_-t_mangle_-nvL": recorded("host", "iptables_-t_mangle_-nvL"),
         "firewall_tables/iptables_-vnxL": recorded("host", "iptables_-nvxL"),

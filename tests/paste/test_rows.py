@@ -156,7 +156,8 @@ def test_neighbours_and_forwarding_entries() -> None:
 def test_failed_neighbours_and_those_without_a_mac() -> None:
     host = host_of(of_text(
         "$ ip neigh\n172.17.0.9 dev docker0  FAILED\n172.17.0.8 dev docker0 INCOMPLETE\n"
-        "fe80::1 dev eth0 lladdr 00:11:22:33:44:55 router STALE\n172.17.0.7 dev docker0 lladdr 02:42:ac:11:00:07 DELAY\n"
+        "fe80::1 dev eth0 lladdr 00:11:22:33:44:55 router STALE\n"
+        "172.17.0.7 dev docker0 lladdr 02:42:ac:11:00:07 DELAY\n"
     ))  # fmt: skip
     assert [(str(each.address), each.state, each.mac is None) for each in rows(host.neighbours)] == [
         ("172.17.0.9", "FAILED", True), ("172.17.0.8", "INCOMPLETE", True), ("fe80::1", "STALE", False),
