@@ -122,8 +122,8 @@ class Firewall:
         return told.pop() if len(told) == 1 else "nft"
 
     def _fill(self, family: str, loaded: dict[tuple[str, str], TableText]) -> None:
-        """Put tables in of which nothing is known, where the texts show some tables alone."""
-        if family not in self.saved and not self.nft and all(each.alone for each in loaded.values()):
+        """Put tables in of which nothing is known, where the texts show some tables alone, or break off."""
+        if family not in self.saved and not self.nft:
             backend = next((kind for kind, _name in loaded), "nft")
             lacking = [name for name in TABLES if not any(table == name for _kind, table in loaded)]
             for name in lacking:

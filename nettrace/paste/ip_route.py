@@ -147,6 +147,8 @@ def route_row(row: dict[str, Any], devices: Devices, tables: Tables, *, table: s
     kind = str(row.get("type") or "unicast")
     if kind not in KINDS:
         raise ValueError(f"a route of kind {kind!r} is not known")
+    if kind == "unicast" and not hops and nhid is None:
+        raise ValueError("a route that leads nowhere")
     return Route(
         table=tables.number(row.get("table") or table or "main"),
         dst=_network(str(row["dst"]), family),

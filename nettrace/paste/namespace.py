@@ -35,6 +35,7 @@ from nettrace.paste.devices import UNTOLD, Devices
 from nettrace.paste.firewall import Firewall
 from nettrace.paste.ip_link import address_rows, link_row, parse_ip_link
 from nettrace.paste.ip_neigh import fdb_row, neighbour_row, parse_bridge_fdb, parse_ip_neigh
+from nettrace.paste.ip_route import KINDS as ROUTE_KINDS
 from nettrace.paste.ip_route import LOCAL, MAIN, Tables, parse_ip_route, route_row
 from nettrace.paste.ip_rule import parse_ip_rule, rule_family, rule_row
 from nettrace.paste.iptables_listing import parse_listing
@@ -68,6 +69,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "netfilter": ("iptables-save -c", "ip6tables-save -c", "nft -j list ruleset"),
     "sysctls": ("sysctl -a",),
 }
+LIKE_A_ROUTE = re.compile(
+    r"\s*(?:(?:" + "|".join(sorted(ROUTE_KINDS)) + r")\s|default\b|nexthop\b|[0-9a-fA-F]*[.:][0-9a-fA-F])"
+)
 #: Names that engines and hypervisors give to bridges of their own.
 _BRIDGE_NAME = re.compile(
     r"docker0|docker_gwbridge|br-[0-9a-f]{12}|virbr\d+|podman\d+|cni\d+|cni-podman\d+|lxcbr\d+|lxdbr\d+|br\d+"
@@ -89,6 +93,7 @@ class NamespaceTexts:
         self._ports: dict[str, dict[str, Any]] = {}
         self._vlans: dict[str, tuple[PortVlan, ...]] = {}
         self._addresses = False
+        self._whole_links = False
         self._routes: dict[Route, None] = {}
         #: Of each IP version the tables that were shown: "all", or their numbers.
         self._route_tables: dict[int, set[object]] = {4: set(), 6: set()}
@@ -143,8 +148,11 @@ class NamespaceTexts:
         found, troubles = whole_dicts(block.document, block.first) if block.is_json else parse_ip_link(block.lines)
         fine, bad = converted(found, self._keep_link)
         command = block.command
-        if any("addr_info" in row for _, row in found) or (command is not None and command.addresses):
-            self._addresses = True
+        if command is None or not command.part:
+            self._whole_links = True
+            self._addresses |= any("addr_info" in row for _, row in found) or (
+                command is not None and command.addresses
+            )
         return len(fine), troubles + bad
 
     def _keep_link(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +192,7 @@ class NamespaceTexts:
     def links(self, bridges: Iterable[str]) -> Present[Link] | Missing:
         """Return the links; `bridges` are names that engines gave, for listings that tell no kinds."""
         whole = {index: row for index, row in self._links.items() if not row.get("_partial")}
-        if not whole:
+        if not whole or not self._whole_links:
             return self._missing("links")
         fine, bad = converted(((0, row) for row in whole.values()), lambda row: link_row(row, self.devices))
         self.gaps += [("links/part", f"{each.text}: {each.reason}") for each in bad]
@@ -284,7 +292,10 @@ class NamespaceTexts:
 
         fine, bad = converted(found, make)
         self._routes |= dict.fromkeys(self._within("routes", fine, len(self._routes)))
-        self._cover(fine, family, table, everything=command is not None and command.everything)
+        lost = bad + [each for each in troubles if LIKE_A_ROUTE.match(each.text) and each.reason == "not understood"]
+        if not lost and (command is None or not command.part):
+            # Else the way of a packet cannot be told from what is left.
+            self._cover(fine, family, table, everything=command is not None and command.everything)
         return len(fine), troubles + bad
 
     def _cover(self, routes: list[Route], family: int | None, table: str | None, *, everything: bool) -> None:
@@ -303,7 +314,7 @@ class NamespaceTexts:
     def routes(self, links: Present[Link] | Missing, addresses: Present[Address] | Missing) -> Present[Route] | Missing:
         """Return the routes of the tables that were shown; the local table follows from addresses where it was not."""
         if not any(self._route_tables.values()):
-            return self._missing("routes")
+            return self._missing("routes")  # also where a part was shown, which says too little
         made = list(self._routes)
         for version, shown in self._route_tables.items():
             ask = f"ip {'-6 ' if version == 6 else ''}route show table all"
@@ -334,7 +345,7 @@ class NamespaceTexts:
     def _take_rules(self, block: Block) -> tuple[int, list[Trouble]]:
         command = block.command if block.command is not None and block.command.kind is Kind.RULE else None
         found, troubles = whole_dicts(block.document, block.first) if block.is_json else parse_ip_rule(block.lines)
-        count = 0
+        count, lost = 0, [each for each in troubles if each.text[:1].isdigit()]
         for part in _runs(found):
             told = rule_family([row for _, row in part])
             family = {"ip": 4, "ip6": 6, None: None}[command.family if command is not None else None] or told or 0
@@ -349,6 +360,10 @@ class NamespaceTexts:
             self._rules.setdefault(family, {}).update(dict.fromkeys(fine))
             troubles += bad
             count += len(fine)
+            if lost or bad or (command is not None and command.part):
+                self.gaps.append(
+                    (f"rules/{family}", f"not all of IPv{family}'s policy rules are known: {self.ask('rules')}")
+                )
         return count, troubles
 
     def rules(self) -> Present[PolicyRule] | Missing:
@@ -408,14 +423,23 @@ class NamespaceTexts:
     def _take_sysctls(self, block: Block) -> tuple[int, list[Trouble]]:
         found, troubles = parse_sysctl(block.lines)
         self._sysctls = (self._sysctls or {}) | dict(list(found.items())[:MAX_ROWS])
-        # Whoever shows two hundred shows them all: no hand picks that many.
-        self._all_sysctls = self._all_sysctls or len(found) >= 200
+        command = block.command if block.command is not None and block.command.kind is Kind.SYSCTL else None
+        # Whoever shows a hundred shows them all: no hand picks that many.
+        self._all_sysctls |= (len(found) >= 100 or (command is not None and command.everything)) and not (
+            command is not None and command.part
+        )
         return len(found), troubles
 
     def sysctls(self) -> Values[str] | Missing:
         """Return the sysctls."""
         if self._sysctls is None:
             return self._missing("sysctls")
+        if not self._all_sysctls and self.kind != "container":
+            # What decides whether anything is forwarded must be known, or nothing is.
+            if "net.ipv4.ip_forward" not in self._sysctls:
+                return self._missing("sysctls")
+            if "net.ipv6.conf.all.forwarding" not in self._sysctls:
+                self.gaps.append(("sysctls/6", f"net.ipv6.conf.all.forwarding is not told: {self.ask('sysctls')}"))
         if not self._all_sysctls:
             reason = f"{len(self._sysctls)} told, all others taken as the kernel's defaults: run `sysctl -a`"
             self.gaps.append(("sysctls/part", reason))
@@ -438,11 +462,11 @@ class NamespaceTexts:
         if block.kind is Kind.SAVE:
             tables, troubles, warnings = parse_save(block.lines, family=family)
             self.firewall.warnings += warnings
-            if table is not None:
-                tables = [replace(each, alone=True) for each in tables]
-            else:
-                self.firewall.saved |= {each.family or family or "ip" for each in tables if each.whole}
-                self.firewall.saved |= {family} if family is not None and not tables else set()
+            if command is None or not command.part:
+                told = {each.family or family or "ip" for each in tables} | ({family} if family is not None else set())
+                # Where a table breaks off, more may have come after it.
+                broken = {each.family or family or "ip" for each in tables if not each.whole}
+                self.firewall.saved |= told - broken
             return self.firewall.add_tables(tables, family=family, backend=backend), troubles
         if block.kind in (Kind.SPECS, Kind.LISTING):
             parse = parse_specs if block.kind is Kind.SPECS else parse_listing

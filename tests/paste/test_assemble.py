@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_interface, ip_network
 
 from nettrace.model.base import Missing, Present, Values, from_json, rows, to_json
-from nettrace.model.snapshot import Snapshot
+from nettrace.model.snapshot import Namespace, Snapshot
 
 from .read import Assembled, assembled, host_of, of_files, of_text, recorded, space
 
@@ -207,3 +207,42 @@ def test_what_is_made_is_what_a_bundle_holds() -> None:
     snapshot = whole().snapshot
     assert from_json(to_json(snapshot), Snapshot) == snapshot
     assert rows(host_of(whole()).routes)[0].dst == ip_network("0.0.0.0/0")
+
+
+def narrowed(found: Assembled, family: int = 4, proto: str = "icmp") -> Namespace:
+    return found.snapshot.narrowed(family=family, proto=proto).namespaces[0]
+
+
+def test_a_part_of_a_table_is_no_table() -> None:
+    """What is left of a listing must not look like the whole: no route, no rule, no device would be a fault."""
+    addresses, routes = recorded("host", "ip_addr"), recorded("host", "ip_route")
+    whole = f"$ ip addr\n{addresses}"
+    for text, section in (
+        (f"{whole}$ ip route | grep 172\n{routes}", "routes"),
+        (f"{whole}$ ip route show dev docker0\n{routes}", "routes"),
+        (f"{whole}$ ip route\n{routes}10.0.0.0/99 dev eth0\n", "routes"),
+        (f"{whole}$ ip route\n{routes}default vi", "routes"),
+        (f"$ ip addr show docker0\n{addresses}", "links"),
+        (f"$ ip addr | grep -A9 docker0\n{addresses}", "addresses"),
+        (
+            "$ ip rule\n0:\tfrom all lookup local\n9:\tfrom all frobnicate lookup 9\n32767:\tfrom all lookup default\n",
+            "rules",
+        ),
+        ("$ ip rule | tail -1\n32767:\tfrom all lookup default\n", "rules"),
+        ("$ sysctl net.ipv4.conf.all.rp_filter\nnet.ipv4.conf.all.rp_filter = 1\n", "sysctls"),
+        ("$ nft list table ip filter\ntable ip filter {\n\tchain x {\n\t}\n}\n", "netfilter"),
+        ("$ iptables-save | grep -v nat\n# nothing\n", "netfilter"),
+    ):
+        assert isinstance(getattr(narrowed(of_text(text)), section), Missing), text
+    # Prose behind a listing is no lost row.
+    assert isinstance(narrowed(of_text(f"{whole}$ ip route\n{routes}Thanks for your help!\n")).routes, Present)
+    assert isinstance(narrowed(of_text(f"{whole}$ ip route\n{routes}")).routes, Present)
+
+
+def test_tables_behind_a_break_are_unknown() -> None:
+    saved = recorded("host", "iptables-save_-c")
+    first = saved[: saved.index("COMMIT")]
+    dump = rows(narrowed(of_text(f"$ iptables-save\n{first}")).netfilter)[0]
+    for table in ("filter", "nat", "mangle", "raw"):
+        assert f"*{table}\n" in dump.text
+    assert 'not-in-the-paste --text "table nat"' in dump.text or 'not-in-the-paste --text "table filter"' in dump.text
