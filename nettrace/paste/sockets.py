@@ -15,6 +15,9 @@ __all__ = ["NETSTAT_HEAD", "SS_HEAD", "parse_netstat", "parse_ss"]
 
 SS_HEAD = re.compile(r"(?:Netid\s+)?State\s+Recv-Q\s+Send-Q\s+.*", re.DOTALL)
 NETSTAT_HEAD = re.compile(r"Proto\s+Recv-Q\s+Send-Q\s+Local Address\s+.*", re.DOTALL)
+#: A program in `users:(("nginx",pid=7,fd=3))`, or in netstat's last column, "7/nginx".
+_USER = re.compile(r'\("([^"]{1,64})",pid=')
+_PROGRAM = re.compile(r"\d+/(\S{1,64})")
 _NETIDS = frozenset({
     "nl", "u_str", "u_dgr", "u_seq", "u_str6", "p_raw", "p_dgr", "v_str", "v_dgr", "tipc", "ti_st", "xdp",
     "raw", "icmp6", "sctp", "dccp", "mptcp", "???",
@@ -93,6 +96,7 @@ def _ss_socket(netid: str | None, words: list[str], proto: str | None, devices: 
         v6only=told == "v6only:1" if told is not None else only,
         # With -e the owner is printed, unless it is root.
         uid=int(uid) if uid is not None else 0 if detailed else None,
+        process=tuple(dict.fromkeys(_USER.findall(" ".join(rest)))),
     )
 
 
@@ -144,6 +148,7 @@ def parse_netstat(lines: Sequence[Line], *, proto: str | None = None) -> tuple[P
                 address=address,
                 port=port,
                 state="LISTEN" if kind == "tcp" else "ESTAB" if state == "ESTABLISHED" else "UNCONN",
+                process=tuple(named[1] for word in words[5:] if (named := _PROGRAM.fullmatch(word.rstrip(":")))),
             )
         )
     return found, troubles

@@ -180,6 +180,17 @@ def test_sockets_of_ss_and_netstat() -> None:
     ]
 
 
+def test_programs_that_hold_a_port() -> None:
+    for name in ("ss_-tulpen", "ss_-ltnp"):
+        assert {each.process for each in rows(host_of(of_files("host", name)).sockets)} == {("docker-proxy",)}
+    (socket,) = rows(host_of(of_text(
+        "$ netstat -ltnp\nActive Internet connections (only servers)\n"
+        "Proto Recv-Q Send-Q Local Address           Foreign Address         State       PID/Program name\n"
+        "tcp        0      0 0.0.0.0:8080            0.0.0.0:*               LISTEN      812/nginx: master\n"
+    )).sockets)  # fmt: skip
+    assert socket.process == ("nginx",)
+
+
 def test_sockets_bound_to_a_device_and_old_spellings() -> None:
     host = host_of(of_text(
         "$ ss -lntu\n"
