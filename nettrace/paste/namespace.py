@@ -291,9 +291,10 @@ class NamespaceTexts:
             return route_row(row | {"_family": family}, self.devices, self.tables, table=table)
 
         fine, bad = converted(found, make)
-        self._routes |= dict.fromkeys(self._within("routes", fine, len(self._routes)))
+        kept = self._within("routes", fine, len(self._routes))
+        self._routes |= dict.fromkeys(kept)
         lost = bad + [each for each in troubles if LIKE_A_ROUTE.match(each.text) and each.reason == "not understood"]
-        if not lost and (command is None or not command.part):
+        if not lost and len(kept) == len(fine) and (command is None or not command.part):
             # Else the way of a packet cannot be told from what is left.
             self._cover(fine, family, table, everything=command is not None and command.everything)
         return len(fine), troubles + bad
