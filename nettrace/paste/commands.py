@@ -336,6 +336,8 @@ def _ip(command: Command, words: list[str]) -> Command:
             command if kind is not Kind.LINK else replace(command, kind=kind, addresses=plain[0][0] == "a", part=True)
         )
     rest = [each for each in rest if each not in ("show", "list", "ls", "lst", "sh", "s", "l", "up")]
+    if kind is Kind.ROUTE and "cache" in rest:
+        return command  # no table
     if kind is Kind.ROUTE:
         table = _after(["x", *rest], "table")
         narrowed = [each for each in rest if each not in ("table", table)]

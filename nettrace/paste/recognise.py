@@ -47,6 +47,8 @@ class Block:
     document: Any = None
     command: Command | None = None
     is_json: bool = False
+    #: Whether some line shows by itself that it is that; else a command or a name alone says so.
+    known: bool = True
 
     @property
     def first(self) -> int:
@@ -157,7 +159,7 @@ def _worded(line: str, first: str) -> Kind | None:
     if first == "p" and bridge_link.VLAN_HEAD.fullmatch(line.rstrip()):
         return Kind.BRIDGE_VLAN
     if first.islower():
-        if " src=" in line and _CONNTRACK.match(line):
+        if (" src=" in line and _CONNTRACK.match(line)) or line.endswith(" flow entries have been shown."):
             return Kind.CONNTRACK
         if sysctls.LINE.match(line) and re.match(r"(?:net|kernel|vm|fs|dev|user|abi|debug|sunrpc|crypto)\.", line):
             return Kind.SYSCTL
@@ -266,7 +268,8 @@ class _Recogniser:
                 self.found.troubles.append(Trouble(line=at + 1, text="", reason=rest))
                 break
         self._close()
-        self._empty_answer()
+        # At the end of a paste an answer may have been cut off: only what follows a prompt shows that there was none.
+        self.command = None
         if not self.found.blocks and self.by_name is not None and not any(line.strip() for line in self.lines):
             # A file that holds what a command printed: nothing.
             self.command = self.by_name
@@ -341,7 +344,9 @@ class _Recogniser:
     def _empty_answer(self) -> None:
         """A command whose output is empty says so: there are no such rows."""
         command, self.command = self.command, None
-        if command is not None and command.kind in _MAY_BE_EMPTY and command.sysctl is None:
+        # A heading promises less than a prompt: what stood below it may have been lost.
+        shown = command is not None and (command.prompt != "" or command is self.by_name)
+        if command is not None and shown and command.kind in _MAY_BE_EMPTY and command.sysctl is None:
             self.found.blocks.append(Block(kind=command.kind, file=self.found.file, command=command))
 
     def _plain(self, number: int, line: str, stripped: str) -> None:
@@ -363,12 +368,14 @@ class _Recogniser:
             if not ended:
                 if kind is Kind.DOCKER_INFO and block.kind is Kind.DOCKER_VERSION:
                     block.kind = Kind.DOCKER_INFO
+                block.known |= kind is not None
                 self._add(number, line)
                 return
             self._close()
         if kind is None and block is not None and block is self.block and block.kind in (Kind.OTHER,):
             self._add(number, line)
             return
+        known = kind is not None
         if kind is None or (expected is not None and kind in _ALIKE.get(expected, ())):
             kind = expected
         if kind is None and self.by_name is not None and not self.found.blocks:
@@ -378,12 +385,12 @@ class _Recogniser:
             self._close()
             self._stray(number, line)
             return
-        self._open(kind, number, line)
+        self._open(kind, number, line, known=known)
 
-    def _open(self, kind: Kind, number: int, line: str) -> None:
+    def _open(self, kind: Kind, number: int, line: str, *, known: bool = True) -> None:
         command = self._command_for(kind)
         self._close()
-        self.block = Block(kind=kind, file=self.found.file, command=command)
+        self.block = Block(kind=kind, file=self.found.file, command=command, known=known)
         self.command = None
         self._add(number, line)
 
@@ -407,7 +414,12 @@ class _Recogniser:
         block, self.block = self.block, None
         self.depth = 0
         self.loose = False
-        if block is not None and block.lines and block.kind is not Kind.OTHER:
+        if block is not None and block.lines and block.kind is not Kind.OTHER and not block.known:
+            # No line of it looks like what was asked for: an error message, not an empty table.
+            reason = f"no answer of `{block.kind.value}`"
+            number, text = block.lines[0]
+            self.found.troubles.append(Trouble(line=number, text=quoted(text), reason=reason))
+        elif block is not None and block.lines and block.kind is not Kind.OTHER:
             self.found.blocks.append(block)
         elif block is not None and block.lines:
             self.found.stray += len(block.lines)

@@ -246,3 +246,24 @@ def test_tables_behind_a_break_are_unknown() -> None:
     for table in ("filter", "nat", "mangle", "raw"):
         assert f"*{table}\n" in dump.text
     assert 'not-in-the-paste --text "table nat"' in dump.text or 'not-in-the-paste --text "table filter"' in dump.text
+
+
+def test_an_error_message_is_no_empty_table() -> None:
+    for command, said, section in (
+        ("ss -lntu", "bash: ss: command not found", "sockets"),
+        ("conntrack -L", "conntrack v1.4.6 (conntrack-tools): Operation failed: sorry, you must be root", "conntrack"),
+        ("ip route", 'Object "rout" is unknown, try "ip help".', "routes"),
+        ("iptables-save", "iptables-save: Permission denied (you must be root)", "netfilter"),
+        ("ip neigh", "Cannot open netlink socket: Protocol not supported", "neighbours"),
+    ):
+        found = of_text(f"$ {command}\n{said}\n$ true\n")
+        assert isinstance(getattr(narrowed(found), section), Missing), command
+        assert [each.text for each in found.untold] == [said], command
+    shown = "$ conntrack -L\nconntrack v1.4.7 (conntrack-tools): 0 flow entries have been shown.\n"
+    assert rows(host_of(of_text(shown)).conntrack) == ()
+    assert isinstance(host_of(of_text(shown)).conntrack, Present)
+    # What prints nothing before the next prompt says that there is nothing; a heading, or the paste's end, does not.
+    assert isinstance(host_of(of_text("$ ip neigh\n$ ip rule\n")).neighbours, Present)
+    assert isinstance(host_of(of_text("### `ip neigh`\n\n### `ip rule`\n")).neighbours, Missing)
+    assert isinstance(host_of(of_text("$ ip rule\n$ ip neigh\n")).neighbours, Missing)
+    assert isinstance(host_of(assembled(("host/ip_-d_route_show_cache", ""))).routes, Missing)
