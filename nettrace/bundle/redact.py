@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from nettrace.bundle.format import AFTER, BEFORE, CAPTURE, RUN, TEXTS, VERDICT_JSON, VERDICT_TEXT, Bundle, Run
+from nettrace.bundle.format import AFTER, BEFORE, CAPTURE, RUN, TEXTS, VERDICT_JSON, VERDICT_TEXT, Bundle, Cut, Run
 from nettrace.bundle.mapping import AddressMap, Facts
 from nettrace.model.base import Missing, Model, from_json, to_json
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd
@@ -105,6 +105,8 @@ def redact(bundle: Bundle, key: bytes, frames: Iterable[Frame], rewrite: Rewrite
     `frames` are those of its capture, and `rewrite` puts mapped addresses into one: (data, ARPHRD type, map, VXLAN
     ports). Raises InputError for members that are not what they should be.
     """
+    if bundle.manifest.origin == "import":
+        bundle = _without_words(bundle)
     snapshots = {name: bundle.decode(name, Snapshot) for name in (BEFORE, AFTER) if name in bundle.members}
     run = bundle.decode(RUN, Run) if RUN in bundle.members else None
     frames = tuple(frames)
@@ -160,6 +162,19 @@ def redact(bundle: Bundle, key: bytes, frames: Iterable[Frame], rewrite: Rewrite
         addresses=addresses.table(),
         frames=written,
     )
+
+
+def _without_words(bundle: Bundle) -> Bundle:
+    """Return a bundle of pasted texts without the texts and quotes of them: what people wrote may name anything."""
+    members = {name: data for name, data in bundle.members.items() if not name.startswith(TEXTS)}
+    if BEFORE in members:
+        snapshot = bundle.decode(BEFORE, Snapshot)
+        quoting = "a line of the paste was not understood, and is not quoted here"
+        gaps = [replace(gap, reason=quoting) if gap.section == "paste" else gap for gap in snapshot.gaps]
+        members[BEFORE] = to_json(replace(snapshot, gaps=tuple(dict.fromkeys(gaps))))
+    kept = [each for each in bundle.manifest.cut if not each.what.startswith("text ")]
+    left_out = Cut(what="texts", reason="what was pasted may name anything, and is left out when a bundle is redacted")
+    return Bundle(manifest=replace(bundle.manifest, cut=(*kept, left_out)), members=members)
 
 
 def _facts(bundle: Bundle) -> Facts:

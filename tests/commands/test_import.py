@@ -157,6 +157,28 @@ def test_a_bundle_says_where_it_came_from(tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
 
 
+def test_a_redacted_import_keeps_no_word_of_the_paste(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, redacted = tmp_path / "issue.tar.gz", tmp_path / "redacted.tar.gz"
+    imported(capsys, str(ISSUE), "-o", str(bundle))
+    assert main(["bundle", "redact", str(bundle), "-o", str(redacted)]) == 0
+    capsys.readouterr()
+    read = read_bundle(redacted)
+    held = b"\n".join(read.members.values()) + repr(read.manifest).encode()
+    for word in (
+        b"build-3",
+        b"joe",
+        b"192.0.2.10",
+        b"Worked until",
+        b"52:54:00:12:34:56",
+        b"9a:1b:2c",
+        b"masquerade-flushed",
+    ):
+        assert word not in held
+    assert not [name for name in read.members if name.startswith("texts/")]
+    assert main(["replay", str(redacted), "container-1", "8.8.8.8", "--json"]) in (1, 3)
+    assert "nat.masquerade-missing" in capsys.readouterr().out
+
+
 def test_what_belongs_to_nobody_else_is_taken_out_of_kept_texts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
