@@ -1,7 +1,7 @@
 # Everything that is done to this repository. `make` lists it; every target sets up what it needs first.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format bench oracle docker28 fixtures witnesses readme schema install-check clean system root
+.PHONY: help demo test test-fast lint format bench oracle docker28 fixtures witnesses readme schema install-check directions clean system root
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -34,6 +34,9 @@ bench: root system $(READY) ## Measure whole runs beside their yardsticks (root)
 
 oracle: root system $(READY) ## Let the kernel judge the model: N=500 random rulesets (root)
 	@$(PY) -m tests.oracle --cases $(N) $(ARGS)
+
+directions: root system $(READY) ## Ask in every direction on every kind of bridge network, against ping and nc (root)
+	@$(PY) -m tests.live.directions --all $(ARGS)
 
 docker28: $(READY) ## Unpack Docker 28 into the user's cache, installing nothing
 	@$(PY) -m nettrace.lab.fetch docker-28

@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "explain": "What a finding means, how it is proved, how it is mended.",
     "bundle": "Put all the evidence of a diagnosis in one file, redacted if you like.",
     "replay": "Diagnose a bundle again, anywhere, without root or an engine.",
+    "import": "Make a bundle of texts that someone pasted: iptables-save, ip addr, docker inspect …",
     "lab": "Throw-away hosts in namespaces, with a fault of your choice.",
     "demo": "Break a throw-away host, diagnose it, mend it: the first thing to try.",
     "completion": "Print the completion script for bash, zsh or fish.",
@@ -67,7 +68,7 @@ class _Root(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS or not _exists(cmd_name):
             return None
-        found = import_module(f"nettrace.commands.{cmd_name}").command
+        found = import_module(_module(cmd_name)).command
         assert isinstance(found, click.Command)
         return found
 
@@ -84,8 +85,13 @@ class _Root(click.Group):
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
+def _module(name: str) -> str:
+    """Return the module of a command; one that is called after a word of the language has an underscore behind it."""
+    return f"nettrace.commands.{name}_" if name == "import" else f"nettrace.commands.{name}"
+
+
 def _exists(name: str) -> bool:
-    return find_spec(f"nettrace.commands.{name}") is not None
+    return find_spec(_module(name)) is not None
 
 
 @click.group(

@@ -61,12 +61,25 @@ class Blocker(Model):
     before: str | None = None
 
 
+class Inner(Model):
+    """What a probe of the last part of the way showed: its first packet, whether it arrived, and was answered.
+
+    `packet` is None when nothing of the way could be probed at all.
+    """
+
+    packet: Packet | None = None
+    arrived: bool = False
+    answered: bool = False
+
+
 class Correlation(Model):
     """What really happened. `forward_seen` and `reply_seen`: proven on the wire at the end of that leg.
 
     `model_stands` is false when the wire contradicts the model. `errno` is what the kernel said when it refused to
     send. `errors` are ICMP errors about the probe, `resets` TCP resets, in order of sight. `lost` are the numbers of
-    the probes that were not answered although others were. `told` are the kernel's reports.
+    the probes that were not answered although others were. `told` are the kernel's reports. `inner` is what a probe
+    from the host itself showed, for a question whose own source is out of reach. `stranger` is an answer that came
+    from another address or port than was asked, when no other came.
     """
 
     passages: tuple[Passage, ...]
@@ -82,6 +95,8 @@ class Correlation(Model):
     arp_unanswered: tuple[Sighting, ...] = ()
     lost: tuple[int, ...] = ()
     told: tuple[Passing, ...] = ()
+    inner: Inner | None = None
+    stranger: Sighting | None = None
 
 
 def correlate(trace: Trace, observation: Observation | None, told: tuple[Passing, ...] = ()) -> Correlation:
@@ -103,12 +118,16 @@ def correlate(trace: Trace, observation: Observation | None, told: tuple[Passing
         if each.kind is SightingKind.ICMP_ERROR and each.packet.icmp_type in ERROR_TYPES[each.packet.family]
     )
     resets = tuple(each for each in sightings if each.kind is SightingKind.RESET)
-    arrived = _arrived(trace, forward)
-    returned = _returned(trace, observation)
+    arrived = _arrived(trace, forward, observation)
+    returned, stranger = _returned(trace, observation)
     blockers, stands = _observed_blockers(
         trace, forward, reply, arrived=arrived, returned=returned, errno=errno, refused=bool(errors or resets)
     )
-    if not returned:
+    if stranger is not None:
+        # It came all the way, and the socket that asked is connected to another address (ip_route_connect).
+        stop = Blocker(direction=Direction.REPLY, segment=Segment.SOURCE, basis=Basis.OBSERVED, after=stranger.point)
+        blockers, stands = (stop,), True
+    elif not returned:
         blockers, stands = _with_the_kernels_word(trace, blockers, stands, told, forward, reply, arrived=arrived)
     return Correlation(
         passages=(*forward, *reply),
@@ -124,7 +143,31 @@ def correlate(trace: Trace, observation: Observation | None, told: tuple[Passing
         arp_unanswered=_unanswered(trace, sightings),
         lost=_lost(observation) if returned else (),
         told=told,
+        stranger=stranger,
     )
+
+
+def inner_of(part: Trace, seen: Correlation) -> Inner:
+    """Return what a probe of the last part of a way showed, by that part's own trace and correlation."""
+    sent = [each.packet for each in part.forward.steps if not each.packet.src.is_unspecified]
+    return Inner(packet=sent[0] if sent else None, arrived=seen.forward_seen, answered=seen.reply_seen)
+
+
+def beside(correlation: Correlation, trace: Trace, observation: Observation | None, inner: Inner) -> Correlation:
+    """Put beside a predicted way what a probe of its last part showed; the stops stay the model's."""
+    if observation is None:
+        return msgspec.structs.replace(correlation, inner=inner)
+    passages = []
+    for each in correlation.passages:
+        sighting, observed = _sight(each.point, each.direction, observation)
+        if sighting is None:
+            passages.append(each)
+            continue
+        seen = msgspec.structs.replace(
+            each, sighting=sighting, observed=observed, agreement=_agreement(each.predicted, observed)
+        )
+        passages.append(seen)
+    return msgspec.structs.replace(correlation, passages=tuple(passages), inner=inner)
 
 
 def _reply_prospect(trace: Trace) -> PredictedSight:
@@ -132,6 +175,9 @@ def _reply_prospect(trace: Trace) -> PredictedSight:
     if trace.forward.end in (LegEnd.ARRIVED, LegEnd.LEFT):
         return PredictedSight.SEEN
     last = trace.forward.steps[-1] if trace.forward.steps else None
+    if last is not None and last.reason is Reason.PORT_HELD:
+        # A handshake that nobody takes up, unless the engine keeps even that from happening.
+        return PredictedSight.UNKNOWN
     if last is not None and last.reason is Reason.NOT_LISTENING and trace.flow.proto is Proto.TCP:
         return PredictedSight.SEEN
     return PredictedSight.NOT_SEEN if trace.forward.end is LegEnd.DROPPED else PredictedSight.UNKNOWN
@@ -227,11 +273,30 @@ def _with_strays(passages: tuple[Passage, ...], observation: Observation, direct
     )
 
 
-def _arrived(trace: Trace, forward: tuple[Passage, ...]) -> bool:
+def _arrived(trace: Trace, forward: tuple[Passage, ...], observation: Observation) -> bool:
     """Tell whether the wire shows the packet at the end of the forward leg, as far as this host can see."""
     if not forward:
         return False
+    last = trace.forward.steps[-1] if trace.forward.steps else None
+    if last is not None and last.reason is Reason.PORT_NO_HAIRPIN:
+        # It would have to go back by the port that it came by: the capture there saw it on its way in.
+        return False
     inside = trace.flow.dst.netns
+    steps = (*trace.forward.steps, *trace.forward.beyond)
+    end = next((each for each in reversed(steps) if each.kind is StepKind.LOCAL), None)
+    if end is not None and inside is not None:
+        # Translated on its way, it ends in another namespace than that of the address that was asked.
+        inside = end.netns
+        if inside == trace.flow.src.netns != trace.flow.dst.netns:
+            # Turned back to its sender: what counts there is that it came in.
+            back = {each.id for each in trace.points if each.netns == inside}
+            return any(
+                each.kind is SightingKind.PROBE and each.point in back and each.way is Way.IN and _taken(trace, each)
+                for each in observation.sightings
+            )
+    elif trace.forward.end is LegEnd.DROPPED and trace.forward.steps[-1].netns == inside and inside is not None:
+        # What stops it there is behind every point that it passes there.
+        return False
     ends = [passage for passage in forward if inside is None or trace.point(passage.point).netns == inside]
     target = ends[-1] if ends else forward[-1]
     return target.sighting is not None and _taken(trace, target.sighting)
@@ -246,13 +311,26 @@ def _taken(trace: Trace, sighting: Sighting) -> bool:
     return target == mac or bool(int(target[:2], 16) & 1)
 
 
-def _returned(trace: Trace, observation: Observation) -> bool:
-    """Tell whether an answer of the far end was seen at one of the source's own points, and was for it."""
+def _returned(trace: Trace, observation: Observation) -> tuple[bool, Sighting | None]:
+    """Tell whether an answer of the far end was seen at one of the source's own points, and was for it.
+
+    Beside it an answer from another address than was asked: whoever asked does not take that one.
+    """
     own = {point.id for point in trace.points if point.netns == trace.flow.src.netns}
-    return any(
-        sighting.kind is SightingKind.REPLY and sighting.point in own and _taken(trace, sighting)
-        for sighting in observation.sightings
-    )
+    home = [
+        each
+        for each in observation.sightings
+        if each.kind is SightingKind.REPLY and each.point in own and _taken(trace, each)
+    ]
+    asked = {
+        (each.packet.dst, each.packet.dport)
+        for each in observation.sightings
+        if each.kind is SightingKind.PROBE and each.point in own
+    }
+    if trace.flow.proto is not Proto.UDP or not asked:
+        return bool(home), None
+    known = [each for each in home if (each.packet.src, each.packet.sport) in asked]
+    return bool(known), None if known or not home else home[-1]
 
 
 def _lost(observation: Observation) -> tuple[int, ...]:
@@ -281,16 +359,21 @@ def _unanswered(trace: Trace, sightings: tuple[Sighting, ...]) -> tuple[Sighting
 
 
 def _drops(leg: Leg) -> list[tuple[Step, str | None, str | None]]:
-    """Return each stopping step of a leg with the points around it."""
+    """Return each stopping step of a leg with the points around it.
+
+    A point that the packet has passed already, as when it is turned back to where it came from, tells nothing.
+    """
     steps = (*leg.steps, *leg.beyond)
     drops: list[tuple[Step, str | None, str | None]] = []
     after: str | None = None
+    passed: set[str] = set()
     for index, step in enumerate(steps):
         if step.outcome is Outcome.DROP:
-            rest = (each.point for each in steps[index:] if each.point is not None and each.point != after)
+            rest = (each.point for each in steps[index:] if each.point is not None and each.point not in passed)
             drops.append((step, after, next(rest, None)))
         elif step.point is not None:
             after = step.point
+            passed.add(after)
     return drops
 
 
@@ -349,7 +432,7 @@ def _observed_blockers(
         # Packets got through: whatever the model says stops them, does not (or only sometimes) stop them. Only what
         # comes after the last device is out of every capture's sight: the source's own input path.
         hard = [each for each in predicted if each.step is not None and each.step.outcome is Outcome.DROP]
-        unseen = [each for each in hard if _behind_all_points(each, trace)]
+        unseen = [each for each in hard if _behind_all_points(each, trace) or _after_the_handshake(each)]
         return tuple(unseen), len(unseen) == len(hard)
     seen = [each for each in forward if each.observed is ObservedSight.SEEN]
     blind = [each for each in (*forward, *reply) if each.observed is ObservedSight.BLIND]
@@ -528,11 +611,20 @@ def _told_step(trace: Trace, leg: Leg, known: Step | None, passing: Passing) -> 
 
 
 def _behind_all_points(blocker: Blocker, trace: Trace) -> bool:
-    """Tell whether a stop lies between the source's device, where the answer was seen, and the source's socket."""
+    """Tell whether a stop lies where no capture sees it: behind the source's device, or behind a listening socket."""
     step = blocker.step
+    if step is not None and step.reason in (Reason.PORT_HELD, Reason.TAKEN_ELSEWHERE):
+        # The kernel completes the handshake for a socket that listens, whether or not anybody accepts from it; and
+        # whoever else holds the address answers for it.
+        return True
     if step is None or blocker.direction is not Direction.REPLY or blocker.before is not None:
         return False
     return step.netns == trace.flow.src.netns and step.point is None and blocker.after is not None
+
+
+def _after_the_handshake(blocker: Blocker) -> bool:
+    """Tell whether a stop comes only after the answer that the probe takes for one: a handshake nobody takes up."""
+    return blocker.step is not None and blocker.step.reason is Reason.PORT_HELD
 
 
 def _index(passages: tuple[Passage, ...], point: str | None) -> int | None:
@@ -637,4 +729,4 @@ def _suspect(steps: tuple[Step, ...]) -> Segment:
     return (doubtful or (steps[-2] if len(steps) > 1 else steps[-1])).segment
 
 
-__all__ = ["Blocker", "Correlation", "Passage", "correlate"]
+__all__ = ["Blocker", "Correlation", "Inner", "Passage", "beside", "correlate", "inner_of"]

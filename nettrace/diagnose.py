@@ -42,7 +42,9 @@ from nettrace.rules.base import Fired, Hit, Rule, Unknown
 from nettrace.rules.case import Case
 from nettrace.rules.ends import notes
 from nettrace.rules.first_leg import NAME, asked_flow, lookup_view, names_first, settles, stop_without_blocker
+from nettrace.rules.idiom import in_words_of
 from nettrace.rules.kernel_facts import dropped_by, kernel_evidence, kernel_gaps, kernel_lines
+from nettrace.rules.outside_facts import assumed, out_of_reach
 
 #: How often the way is walked again with all mended that was found.
 _DEEPEST = 4
@@ -79,7 +81,7 @@ def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
         hops=() if named and findings[0].code == NAME else _hops(case),
         findings=findings,
         gaps=_gaps(case, outcome),
-        assumptions=tuple(f"{each.rule.text}: {each.reason}" for each in case.trace.assumptions),
+        assumptions=(*assumed(case), *(f"{each.rule.text}: {each.reason}" for each in case.trace.assumptions)),
         timing=timing,
         tool=Tool(version=version),
         host=HostView(kernel=case.before.host.kernel, engine=case.before.host.engine),
@@ -154,12 +156,14 @@ def _behind(case: Case, ranked: list[_Ranked], depth: int = 0) -> list[_Ranked]:
         observation=None,
     )
     known = {(each.rule.code, each.hit.title) for each in ranked}
+    # Further rules may drop; of any other fault, what comes after its own remedy is part of the same.
+    told = {each.rule.code for each in ranked if not each.rule.code.startswith("filter.")}
     first = len(case.blockers) + 10 * depth
     found = [
         _Ranked(first + each.position, each.rule, each.hit)
         for each in _without_consequences(mended, _run_rules(mended))
         if each.hit.blocker is not None and _ORDER[each.severity] <= 1
-        if (each.rule.code, each.hit.title) not in known
+        if (each.rule.code, each.hit.title) not in known and each.rule.code not in told
     ]
     return [*found, *_behind(mended, found, depth + 1)]
 
@@ -204,7 +208,10 @@ def _outcome(case: Case, ranked: list[_Ranked]) -> Result:
             return Result.DEGRADED
         return Result.DELIVERED if correlation.forward_seen or not ends_here else Result.INCONCLUSIVE
     if not correlation.probed and not case.blockers:
-        return _predicted_outcome(case)
+        predicted = _predicted_outcome(case)
+        # Without a packet from the source itself, delivery is not proven, whatever its last part showed.
+        unproven = correlation.inner is not None and predicted is Result.DELIVERED
+        return Result.INCONCLUSIVE if unproven else predicted
     if stopping:
         explained = {each.position for each in stopping}
         mild = all(each.severity is Severity.DEGRADING for each in stopping)
@@ -344,6 +351,7 @@ def _finding(case: Case, each: _Ranked, causes: list[_Ranked]) -> Finding:
     said: tuple[Evidence, ...] = ()
     if hit.blocker is not None:
         said = kernel_evidence(case, hit.blocker, first=each.position == 0, known=hit.evidence)
+    mend = in_words_of(case.engine.name if case.engine is not None else None, hit.mend)
     return Finding(
         code=each.rule.code,
         severity=each.severity,
@@ -352,7 +360,7 @@ def _finding(case: Case, each: _Ranked, causes: list[_Ranked]) -> Finding:
         basis=hit.basis,
         at=hit.at,
         evidence=(*hit.evidence, *said),
-        remedy=Remedy(summary=hit.mend.summary, commands=hit.mend.commands, verified=_verify(case, each, causes)),
+        remedy=Remedy(summary=mend.summary, commands=mend.commands, verified=_verify(case, each, causes)),
     )
 
 
@@ -393,6 +401,9 @@ def _gaps(case: Case, outcome: Result) -> tuple[GapView, ...]:
             view = GapView(section="capture", netns=capture.point, reason=capture.reason)
             gaps["capture", capture.point, capture.reason] = view
     for view in kernel_gaps(case):
+        gaps[view.section, view.netns, view.reason] = view
+    if case.correlation.inner is not None:
+        view = out_of_reach(case, case.correlation.inner)
         gaps[view.section, view.netns, view.reason] = view
     if case.correlation.lost:
         view = _losses(case)

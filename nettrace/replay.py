@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from nettrace._version import __version__
 from nettrace.bundle.archive import read_bundle
 from nettrace.bundle.format import AFTER, BEFORE, CAPTURE, RUN, VERDICT_JSON, Bundle, Run
-from nettrace.correlate import correlate
+from nettrace.correlate import Correlation, Inner, beside, correlate, inner_of
 from nettrace.diagnose import diagnose
 from nettrace.errors import InputError
 from nettrace.model.base import IPAddress, Missing, Model, from_json
@@ -31,6 +31,7 @@ from nettrace.model.path import Trace
 from nettrace.model.snapshot import SCHEMA, Gap, Snapshot
 from nettrace.model.verdict import Timing, Verdict
 from nettrace.predict import predict
+from nettrace.predict.relay import inner_flow
 from nettrace.rules.case import Case
 from nettrace.testimony import passings
 
@@ -136,12 +137,13 @@ def new_question(before: Snapshot, flow: Flow) -> Recorded:
     """Return a question that was not asked when the host was recorded, for the model alone to answer.
 
     Conntrack is read for the flow that is asked about, and names are looked up for its destination: of another flow's
-    nothing is known.
+    nothing is known. What was read of one IP version or protocol alone is not taken for all.
     """
     unread: Missing = Missing(reason="entries of this flow were not recorded")
     unasked: Missing = Missing(reason="not asked for")
-    namespaces = tuple(replace(each, conntrack=unread, names=unasked) for each in before.namespaces)
-    return Recorded(run=Run(flow=flow), before=replace(before, namespaces=namespaces), after=None, observation=None)
+    narrowed = before.narrowed(family=flow.family, proto=flow.proto.value)
+    namespaces = tuple(replace(each, conntrack=unread, names=unasked) for each in narrowed.namespaces)
+    return Recorded(run=Run(flow=flow), before=replace(narrowed, namespaces=namespaces), after=None, observation=None)
 
 
 def case_again(recorded: Recorded) -> Case:
@@ -150,14 +152,28 @@ def case_again(recorded: Recorded) -> Case:
     trace, observation = _on_the_way(predict(recorded.before, flow), recorded.observation)
     looked = (recorded.before, recorded.after) if recorded.after is not None else (recorded.before,)
     told = passings(observation.testimony, *looked) if observation is not None else ()
+    if flow.from_outside and observation is not None:
+        correlation, observation = _from_outside(recorded, trace, observation), None
+    else:
+        correlation = correlate(trace, observation, told)
     return Case(
         flow=flow,
         before=recorded.before,
         after=recorded.after,
         trace=trace,
-        correlation=correlate(trace, observation, told),
+        correlation=correlation,
         observation=observation,
     )
+
+
+def _from_outside(recorded: Recorded, trace: Trace, observation: Observation) -> Correlation:
+    """Return the correlation of a question from beyond the host, whose probe was of the last part of the way alone."""
+    correlation = correlate(trace, None)
+    flow = inner_flow(trace, recorded.before.host_netns)
+    if flow is None:
+        return beside(correlation, trace, None, Inner())
+    part = predict(recorded.before, flow)
+    return beside(correlation, trace, observation, inner_of(part, correlate(part, observation)))
 
 
 def _on_the_way(trace: Trace, observation: Observation | None) -> tuple[Trace, Observation | None]:

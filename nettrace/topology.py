@@ -106,7 +106,9 @@ def _options(network: Network) -> Iterator[tuple[str, str]]:
     for name, flag in (("internal", network.internal), ("ipv6", network.ipv6)):
         if flag:
             yield name, "yes"
+    modes = ("macvlan_mode", "ipvlan_mode", "ipvlan_flag", *(("mode",) if network.parent is not None else ()))
     for name, said in (
+        ("mode", next((network.options[each] for each in modes if each in network.options), None)),
         ("mtu", network.mtu),
         ("host binding", network.host_binding),
         ("gateway mode ipv4", network.gateway_mode_ipv4),
@@ -238,7 +240,9 @@ def _differences(host: _Host) -> Iterator[Difference]:
 
 def _network_differences(host: _Host, network: Network) -> Iterator[Difference]:
     root = host.root
-    if network.driver != "bridge" or network.bridge is None or root is None or _unread(root):
+    rootless = any(each.rootless and each.name == network.engine for each in host.intent.engines)
+    if network.driver != "bridge" or network.bridge is None or root is None or _unread(root) or rootless:
+        # A rootless engine's bridges lie in a namespace of its user's own.
         return
     bridge = next((link for link in rows(root.links) if link.name == network.bridge), None)
     at = f"{root.name}/{network.bridge}"

@@ -31,6 +31,13 @@ has_libpcap() {
     return 1
 }
 
+has_helper() {
+    for folder in /usr/lib/podman /usr/libexec/podman /usr/local/libexec/podman; do
+        [ -x "$folder/$1" ] && return 0
+    done
+    return 1
+}
+
 # The packages of the programs that are missing, in one line. A program counts wherever it comes from: a machine with
 # another build of the engine keeps it.
 missing_packages() {
@@ -57,9 +64,17 @@ conntrack conntrack
 tcpdump tcpdump
 traceroute traceroute
 nsenter util-linux
+podman podman
+conmon conmon
+slirp4netns slirp4netns
+pasta passt
 LIST
         # An image for a container is made of this one file, so it must need no libraries.
         box=$(command -v busybox) && LC_ALL=C ldd "$box" 2>&1 | grep -q 'not a dynamic' || echo busybox-static
+        # Podman's helpers for networks and names are not on anybody's PATH.
+        for package in netavark aardvark-dns; do
+            has_helper "$package" || echo "$package"
+        done
         # Scapy compiles filter expressions with it.
         has_libpcap || echo libpcap0.8
     } | sort -u | tr '\n' ' ' | sed 's/ $//'

@@ -178,14 +178,14 @@ def test_help_names_each_command_that_is_there() -> None:
     text = run("--help").stdout
     listed = [line.split()[0] for line in text.splitlines() if line.startswith("  ") and line.split()]
     for name in cli.COMMANDS:
-        assert (name in listed) == (find_spec(f"nettrace.commands.{name}") is not None)
+        assert (name in listed) == (find_spec(cli._module(name)) is not None)
 
 
 def test_every_command_module_is_in_the_table() -> None:
     from pathlib import Path
 
     folder = Path(cli.__file__).parent / "commands"
-    assert {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} <= set(cli.COMMANDS)
+    assert {path.stem.rstrip("_") for path in folder.glob("*.py") if not path.stem.startswith("_")} <= set(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if cli._exists(name)])

@@ -54,7 +54,18 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nettrace.render": VOCABULARY,
     "nettrace.wire": (*VOCABULARY, "nettrace.netns"),
     "nettrace.collect": (*VOCABULARY, "nettrace.netns", "nettrace.lab.state"),
+    # Engines' answers in a paste are read by the functions that read the API's.
+    "nettrace.paste": (*VOCABULARY, "nettrace.netfilter", "nettrace.collect.engines.docker"),
     "nettrace.bundle": (*VOCABULARY, "nettrace.wire"),
+    "nettrace.redacting": (
+        *VOCABULARY,
+        *ENGINE,
+        "nettrace.bundle",
+        "nettrace.bundling",
+        "nettrace.replay",
+        "nettrace.render",
+        "nettrace.wire",
+    ),
     "nettrace.replay": (*VOCABULARY, *ENGINE, "nettrace.bundle", "nettrace.wire", "probes"),
     "nettrace.recorded": (*VOCABULARY, "nettrace.predict"),
     "nettrace.bundling": (*VOCABULARY, "nettrace.bundle", "nettrace.wire", "nettrace.render"),
@@ -78,6 +89,7 @@ PURE = (
     "nettrace.recorded",
     "nettrace.stitch",
     "nettrace.conversations",
+    "nettrace.paste",
     *ENGINE,
 )
 

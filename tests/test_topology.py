@@ -11,7 +11,7 @@ from nettrace.model.topology import Box, Topology
 from nettrace.render.topo import render_dot, render_mermaid, render_text
 from nettrace.topology import topology
 from tests.rules.build import Box as Host
-from tests.rules.build import Lab, plain_lab
+from tests.rules.build import Lab, macvlan_lab, plain_lab
 
 
 def of(change: Callable[[Lab], object] | None = None) -> Topology:
@@ -119,3 +119,22 @@ def test_what_was_not_read_is_a_gap_and_no_difference(section: str, name: str) -
     topo = of(lambda lab: lab.lose(section, name))
     assert topo.differences == ()
     assert (section, name) in [(each.section, each.netns) for each in topo.gaps]
+
+
+def test_pictures_mark_what_differs_and_tell_published_ports() -> None:
+    whole, broken = of(), of(lambda lab: lab["app"].edit("eth0", up=False))
+    assert "stroke:#d00" not in render_mermaid(whole)
+    assert "#dd0000" not in render_dot(whole)
+    assert "web (0.0.0.0:8080 → 80/tcp)" in render_mermaid(whole)
+    mermaid, dot = render_mermaid(broken).splitlines(), render_dot(broken).splitlines()
+    (style,) = [line.split() for line in mermaid if "stroke:#d00" in line]
+    assert any(line.strip().startswith(f'{style[1]}["eth0@') for line in mermaid)
+    (marked,) = [line for line in dot if "#dd0000" in line]
+    assert f"{style[1]} [label=" in marked
+
+
+def test_a_networks_mode_and_parent_are_told() -> None:
+    lab = macvlan_lab()
+    lab.networks["mv"] = replace(lab.networks["mv"], options={"parent": "eth0", "macvlan_mode": "private"})
+    (network,) = topology(lab.snapshot()).networks
+    assert (network.parent, network.options) == ("eth0", {"mode": "private"})

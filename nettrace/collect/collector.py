@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from msgspec.structs import replace
 
 from nettrace.collect.engines import Engine
+from nettrace.collect.held import mark_held
 from nettrace.collect.intents import Intents
 from nettrace.collect.namespace import begin_listing, read_again, read_namespace, read_outline
 from nettrace.collect.netfilter import Listing
@@ -30,6 +31,28 @@ __all__ = ["Collector"]
 
 #: Of a whole host, the rules of so many namespaces are listed at a time.
 AT_ONCE = 4
+
+
+def _pairs(namespace: Namespace) -> Iterator[tuple[str, IPAddress]]:
+    """Yield the MAC address of each device with each address on it."""
+    macs = {link.ifindex: link.mac for link in rows(namespace.links) if not link.loopback}
+    for each in rows(namespace.addresses):
+        mac = macs.get(each.ifindex)
+        if mac is not None:
+            yield mac, each.address.ip
+
+
+def _with_readers(namespace: Namespace) -> Namespace:
+    """Name the processes behind the tun and tap devices of a namespace."""
+    if not any(link.kind == "tun" for link in rows(namespace.links)):
+        return namespace
+    from nettrace.collect.taps import find_reader
+
+    links = tuple(
+        replace(link, reader=find_reader(namespace.id, link.name)) if link.kind == "tun" else link
+        for link in rows(namespace.links)
+    )
+    return replace(namespace, links=Present(rows=links))
 
 
 class Collector:
@@ -156,15 +179,29 @@ class Collector:
         return self._snapshot(after, gaps)
 
     def outline(self) -> Snapshot:
-        """Read links, addresses and routes of every namespace that can be found: for views of the whole host.
+        """Read links, addresses and default routes of every namespace that can be found: for views of the whole host.
 
         What dies meanwhile is left out, or a gap. Raises PrivilegeError.
         """
-        for container in self._intents.all().containers:
-            if container.status in ("running", "paused"):
-                self._inspect(container)
+        self._intents.all()
         self._look_around()
-        pinned = [ns for place in self._places.all() if (ns := self._places.pinned(place.inode)) is not None]
+        self._outline_all(self._places.all())
+        # Only what was not told by its addresses is asked for: a call for each of five hundred containers is slow.
+        asked = [self._inspect(container) for container in self._intents.settle()]
+        self._intents.settle()
+        places = [self._places.get(each.netns) for each in asked if each is not None and each.netns is not None]
+        self._outline_all([place for place in places if place is not None])
+        for inode, namespace in self._read.items():
+            place = self._places.get(inode)
+            if place is not None and place.kind == "container" and namespace.kind != "container":
+                self._read[inode] = replace(namespace, name=self._unique(place.name, inode), kind=place.kind)
+        self._taken_at_ns = time.time_ns()
+        return self.snapshot()
+
+    def _outline_all(self, places: Sequence[Place]) -> None:
+        """Read the outline of these namespaces, where that was not done yet."""
+        fresh = [place for place in places if place.inode not in self._read]
+        pinned = [ns for place in fresh if (ns := self._places.pinned(place.inode)) is not None]
         for ns in pinned:
             place = self._places.get(ns.inode)
             name, kind = (place.name, place.kind) if place is not None else (ns.label, "netns")
@@ -173,13 +210,13 @@ class Collector:
                 with Channel(ns) as channel:
                     self._channels[ns.inode] = channel
                     self._read[ns.inode], self._gaps[ns.inode] = read_outline(ns, channel, name=name, kind=kind)
+                    if place is not None and ns.inode != self.host.inode:
+                        self._intents.locate(place, _pairs(self._read[ns.inode]))
                     self._finish(ns)
             except NamespaceGone as error:
                 self._lost.append(Gap(section="namespace", netns=name, reason=str(error)))
             finally:
                 self._channels.pop(ns.inode, None)
-        self._taken_at_ns = time.time_ns()
-        return self.snapshot()
 
     def find_all(self) -> tuple[Netns, ...]:
         """Find every namespace that has a name or a container in it, and hold it open; the host's comes first.
@@ -307,7 +344,7 @@ class Collector:
 
     def _finish(self, ns: Netns) -> None:
         """Give a namespace its name, and the far ends of its links theirs."""
-        namespace = self._with_holders(ns, self._read[ns.inode])
+        namespace = self._with_holders(ns, _with_readers(self._read[ns.inode]))
         self._find_peers(ns, rows(namespace.links))
         place = self._places.get(ns.inode)
         if place is not None and not place.named:
@@ -325,7 +362,9 @@ class Collector:
     def _with_holders(self, ns: Netns, namespace: Namespace) -> Namespace:
         """Tell who holds the host's sockets on a published port that is asked for: the engine's proxy, or another."""
         flow = self._flow
-        if flow is None or flow.dport is None or ns.inode != self.host.inode or flow.dst.netns != ns.inode:
+        if flow is None or flow.dport is None or ns.inode != self.host.inode:
+            return namespace
+        if flow.dst.netns != ns.inode and not flow.from_outside:
             return namespace
         proto, port = flow.proto.value, flow.dport
         ports = (each for container in self._intents.all().containers for each in container.ports)
@@ -385,6 +424,9 @@ class Collector:
 
     def _snapshot(self, namespaces: dict[int, Namespace], gaps: dict[int, tuple[Gap, ...]]) -> Snapshot:
         intent = self._intents.all()
+        host = namespaces.get(self.host.inode)
+        if host is not None:
+            namespaces = namespaces | {host.id: mark_held(host, intent)}
         system = os.uname()
         return Snapshot(
             host=Host(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
 
 from nettrace.collect.engines import Candidate, Engine, find_engines
 from nettrace.collect.places import Place, Places, netns_of
@@ -26,6 +30,8 @@ class Intents:
         self._owner: dict[str, Engine] = {}
         self._intent: Intent | None = None
         self._inspected: set[str] = set()
+        #: The container that each pair of MAC address and address was given to.
+        self._given_out: dict[tuple[str, IPAddress], str] | None = None
         #: Why engines that might be there did not answer, or what is odd about those that did.
         self.troubles: list[str] = []
         #: The error of an engine that the user named (DOCKER_HOST …).
@@ -104,6 +110,67 @@ class Intents:
         )
         self._remember(whole)
         return whole
+
+    def add(self, pod: Container) -> Container:
+        """Add a pod that a question names: no engine's listing has it, and all of it is known already."""
+        intent = self.all()
+        if intent.container(pod.id) is None:
+            self._inspected.add(pod.id)
+            self._intent = Intent(
+                engines=intent.engines, networks=intent.networks, containers=(*intent.containers, pod)
+            )
+            self._remember(pod)
+        return pod
+
+    def locate(self, place: Place, held: Iterable[tuple[str, IPAddress]]) -> None:
+        """Say which container a namespace is, where one of its devices has a MAC address and an address of an endpoint.
+
+        `held` are those pairs. That spares a call to the engine for each of many containers; neither alone would do,
+        as both can be given to the wrong one. Only namespaces in the engines' own folders are theirs: another host's on
+        the same machine may hold the same addresses.
+        """
+        folders = {os.path.realpath(folder) for engine in self._engines for folder in engine.sandbox_folders()}
+        if str(Path(os.path.realpath(place.path)).parent) not in folders:
+            return
+        if self._given_out is None:
+            self._given_out = {
+                (endpoint.mac, address.ip): container.id
+                for container in self.all().containers
+                if container.status in ("running", "paused") and not container.joined
+                for endpoint in container.endpoints
+                for address in (endpoint.ipv4, endpoint.ipv6)
+                if endpoint.mac is not None and address is not None
+            }
+        for pair in held:
+            container = self.all().container(self._given_out.get(pair, ""))
+            if container is not None and container.netns is None:
+                self._places.add(Place(inode=place.inode, path=place.path, name=container.name, kind="container"))
+                self._replace({container.id: msgspec.structs.replace(container, netns=place.inode)})
+                return
+
+    def settle(self) -> tuple[Container, ...]:
+        """Give containers that share another's namespace, or the host's, theirs; return those that are nowhere yet."""
+        found: dict[str, Container] = {}
+        for container in self.all().containers:
+            if container.netns is not None or container.status not in ("running", "paused"):
+                continue
+            owner = self.network_owner(container)
+            netns = self._places.host.inode if owner.mode == "host" else owner.netns
+            if netns is not None:
+                found[container.id] = msgspec.structs.replace(container, netns=netns)
+        self._replace(found)
+        return tuple(
+            each for each in self.all().containers if each.netns is None and each.status in ("running", "paused")
+        )
+
+    def _replace(self, changed: Mapping[str, Container]) -> None:
+        if changed:
+            intent = self.all()
+            self._intent = Intent(
+                engines=intent.engines,
+                networks=intent.networks,
+                containers=tuple(changed.get(each.id, each) for each in intent.containers),
+            )
 
     def inspect_all(self) -> Intent:
         """Make every running container complete, and return the whole Intent."""

@@ -84,8 +84,10 @@ DEVCONF6 = {
     27: "accept_dad",
 }
 
+IFLA_LINKINFO, IFLA_INFO_DATA, IFLA_IPVLAN_FLAGS = 18, 2, 2
 _OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")
 _IPVLAN_MODES = {0: "l2", 1: "l3", 2: "l3s"}
+_IPVLAN_FLAGS = {0: "bridge", 1: "private", 2: "vepa"}
 _XDP_MODES = {1: "driver", 2: "generic", 3: "offloaded", 4: "several modes"}
 
 
@@ -160,6 +162,7 @@ def parse_link(message: bytes) -> Link:
         vxlan=_vxlan(details) if kind == "vxlan" and details else None,
         macvlan_mode=details.get("IFLA_MACVLAN_MODE") if kind in ("macvlan", "macvtap") and details else None,
         ipvlan_mode=_ipvlan_mode(details) if kind == "ipvlan" and details else None,
+        ipvlan_flag=_ipvlan_flag(message) if kind == "ipvlan" and details else None,
         vlan_id=details.get("IFLA_VLAN_ID") if kind == "vlan" and details else None,
         qdisc=attrs.get("IFLA_QDISC") or "",
         xdp=_xdp(_named(attrs.get("IFLA_XDP"))),
@@ -250,6 +253,14 @@ def _vxlan(attrs: Mapping[str, Any]) -> Vxlan:
 def _ipvlan_mode(attrs: Mapping[str, Any]) -> str | None:
     mode = attrs.get("IFLA_IPVLAN_MODE")
     return None if mode is None else _IPVLAN_MODES.get(mode, str(mode))
+
+
+def _ipvlan_flag(message: bytes) -> str | None:
+    """Return which siblings an ipvlan device reaches (IFLA_IPVLAN_FLAGS, which pyroute2 has no name for)."""
+    data = attribute(message, IFLA_LINKINFO, offset=LINK_HEADER_BYTES)
+    for wanted in (IFLA_INFO_DATA, IFLA_IPVLAN_FLAGS):
+        data = next((payload for kind, payload in attributes(data or b"", 0) if kind == wanted), None)
+    return None if data is None else _IPVLAN_FLAGS.get(struct.unpack_from("=H", data)[0])
 
 
 def _xdp(attrs: Mapping[str, Any]) -> str | None:

@@ -150,7 +150,7 @@ def read_again(
 
 
 def read_outline(ns: Netns, channel: Channel, *, name: str, kind: str) -> tuple[Namespace, tuple[Gap, ...]]:
-    """Read what hangs on what in a namespace: its links, addresses and routes, nothing that decides over packets."""
+    """Read what hangs on what in a namespace: its links, addresses and default routes, and nothing else."""
     visit = _Visit(ns, channel, name, None)
     namespace = Namespace(
         id=ns.inode,
@@ -158,6 +158,6 @@ def read_outline(ns: Netns, channel: Channel, *, name: str, kind: str) -> tuple[
         kind=kind,
         links=visit.table("links", lambda: read_links(channel)[0]),
         addresses=visit.table("addresses", lambda: read_addresses(channel)),
-        routes=visit.table("routes", lambda: read_routes(channel)),
+        routes=visit.table("routes", lambda: read_routes(channel, defaults=True)),
     )
     return namespace, tuple(visit.gaps)

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from nettrace.collect.dns import Asking, ResolverConfig, read_config
 from nettrace.collect.intents import Intents
 from nettrace.collect.netlink import Channel
+from nettrace.collect.outside import aim
 from nettrace.collect.places import Places, netns_of, run_netns
 from nettrace.collect.routes import read_addresses, read_routes, read_source_address
 from nettrace.errors import Ambiguous, EngineError, NotFound, UsageError
@@ -32,11 +33,11 @@ __all__ = ["Resolver", "parse_endpoint"]
 BEYOND: dict[int, IPAddress] = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
 #: With more containers than this, asking for each of them takes longer than the answer is worth.
 MANY = 150
-PREFIXES = ("container", "netns", "pid")
+PREFIXES = ("container", "netns", "pid", "pod")
 
 
 class Typed(Model):
-    """An endpoint as it was typed. `form`: container, netns, pid, host, address, word."""
+    """An endpoint as it was typed. `form`: container, netns, pid, pod, host, address, word."""
 
     form: str
     value: str
@@ -101,6 +102,11 @@ class Resolver:
         """
         typed_src, typed_dst = parse_endpoint(src), parse_endpoint(dst)
         source = self._asks = self._source(typed_src)
+        if source.kind is EndpointKind.ADDRESS and source.netns is None and source.container is None:
+            assert source.address is not None
+            if family not in (None, source.address.version):
+                raise UsageError(f"{source.address} is an IPv{source.address.version} address: leave -{family} out")
+            family = source.address.version
         if typed_dst.form == "address":
             literal = ip_address(typed_dst.value)
             if family not in (None, literal.version):
@@ -109,6 +115,8 @@ class Resolver:
             target = self._address_end(literal, str(literal), EndpointKind.ADDRESS, source)
         else:
             target = self._target(typed_dst, source, family)
+        if source.netns is None and source.container is None and source.address is not None:
+            return self._from_outside(source, source.address, target, proto=proto, dport=dport, size=size)
         address = target.address
         if address is None and target.kind is not EndpointKind.NAME:
             family, address = self._choose_address(source, target, family)
@@ -136,6 +144,59 @@ class Resolver:
             family=server.version,
         )
 
+    def _from_outside(
+        self, source: _End, peer: IPAddress, target: _End, *, proto: Proto, dport: int | None, size: int | None
+    ) -> Flow:
+        """Return the flow of a packet that comes from beyond this host.
+
+        Raises NotFound when it is not for this host either, and for an address that cannot come from outside.
+        """
+        networks = self._intents.all().networks
+        # The subnet of a macvlan is a piece of the network outside.
+        inner = [net for net in networks if net.driver in ("bridge", "overlay")]
+        if near := next((net for net in inner for pool in net.subnets if peer in pool.subnet), None):
+            raise NotFound(
+                f"{peer} lies in the network {near.name}, and no container holds it: give a container of that "
+                "network as the source, or an address beyond this host"
+            )
+        if target.address is not None and target.address.is_loopback:
+            raise NotFound(
+                f"a packet from {peer} to {target.address} never leaves the sender: give the address of this host, "
+                "or a container"
+            )
+        if target.netns is None and target.container is None:
+            raise NotFound(
+                f"neither {peer} nor {target.name} is an address of this host or of a container on it, and packets "
+                "can only be sent from here: give a container, netns:NAME, pid:N or host as the source"
+            )
+        own = target.container if target.netns != self._places.host.inode else None
+        mine = read_source_address(self._channel(self._places.host), peer)
+        arrival = aim(
+            peer,
+            proto=proto,
+            dport=dport,
+            address=target.address,
+            name=target.name,
+            container=self._intents.network_owner(own) if own is not None else None,
+            networks=networks,
+            host=mine or self._first_global(self._places.host.inode, peer.version),
+        )
+        address = arrival.address
+        if address is None and (target.container is None or target.netns == self._places.host.inode):
+            address = self._address_in(source, target, peer.version)
+        running = target.container is None or (target.container.status == "running" and target.netns is not None)
+        if address is None and running:
+            raise NotFound(f"{target.name} has no IPv{peer.version} address that {peer} could send to")
+        return Flow(
+            src=source.flow_end(peer),
+            dst=target.flow_end(address),
+            proto=proto,
+            dport=arrival.dport,
+            size=size,
+            family=peer.version,
+            assumed=arrival.assumed,
+        )
+
     def _source(self, typed: Typed) -> _End:
         match typed.form:
             case "host":
@@ -143,15 +204,11 @@ class Resolver:
             case "netns" | "pid":
                 return self._namespace(typed)
             case "address":
-                end = self._address_end(ip_address(typed.value), typed.value, EndpointKind.ADDRESS, None)
-                if end.netns is None:
-                    raise NotFound(
-                        f"{typed.value} is no address of this host or of a container on it, and packets can only be "
-                        "sent from here: give a container, netns:NAME, pid:N or host as the source"
-                    )
-                return end
+                return self._address_end(ip_address(typed.value), typed.value, EndpointKind.ADDRESS, None)
             case "container":
                 return self._container(typed.value, prefix=True)
+            case "pod":
+                return self._pod(typed.value)
         found = self._intents.matches(typed.value)
         if not found and netns_of(run_netns(typed.value)) is not None:
             raise NotFound(f"no container is called {typed.value}, but a namespace is: say netns:{typed.value}")
@@ -165,6 +222,8 @@ class Resolver:
                 return self._namespace(typed)
             case "container":
                 return self._container(typed.value, prefix=True)
+            case "pod":
+                return self._pod(typed.value)
         word = typed.value
         if "." not in word:
             # With a dot it is a name of DNS almost for certain, and those need no engine.
@@ -227,6 +286,14 @@ class Resolver:
             netns=container.netns,
             container=container,
             etc=self._etc_of(container),
+        )
+
+    def _pod(self, word: str) -> _End:
+        from nettrace.collect.engines.cri import find_pod
+
+        pod = self._intents.add(find_pod(word, self._places.host.inode))
+        return _End(
+            kind=EndpointKind.CONTAINER, name=f"pod:{pod.name}", netns=pod.netns, container=pod, etc=self._etc_of(pod)
         )
 
     def _etc_of(self, container: Container) -> tuple[str, ...]:
@@ -373,7 +440,9 @@ class Resolver:
 
     def _choose_address(self, source: _End, target: _End, family: int | None) -> tuple[int | None, IPAddress | None]:
         """Choose the address to send to, and the family, when the destination is not an address itself."""
-        families = (family,) if family is not None else (4, 6)
+        # A source without IPv4 means the other, wherever it asks to.
+        usable = self._families(source)
+        families = (family,) if family is not None else tuple(sorted((4, 6), key=lambda each: each not in usable))
         for each in families:
             address = self._address_in(source, target, each)
             if address is not None:

@@ -24,6 +24,7 @@ EPILOG = """\b
 The person with the broken host:
   nettrace bundle create web 8.8.8.8          ask, and keep all that the answer stands on in one file
   nettrace bundle create                      the whole host, for questions that somebody else will ask
+  nettrace bundle redact FILE                 the same with other names and addresses, to give to anyone
 
 \b
 The person who can help, on any machine, without root or an engine:
@@ -83,13 +84,14 @@ def create(src: str | None, dst: str | None, output: Path | None, force: bool, a
         raise NettraceError(f"{path} exists: choose another name with -o, or replace it with --force")
     replace = force or output is not None
     if src is None:
-        return _create_of_host(path, replace=replace, as_json=as_json, options=options)
+        redacted = options.pop("redact")
+        return _create_of_host(path, replace=replace, redacted=redacted, as_json=as_json, options=options)
     if dst is None:
         raise UsageError(f"a question has two ends: say where to, as in: nettrace bundle create {src} 8.8.8.8")
     return path_command.run(src, dst, bundle=path, replace=replace, as_json=as_json, announce=True, **options)
 
 
-def _create_of_host(path: Path, *, replace: bool, as_json: bool, options: dict[str, Any]) -> int:
+def _create_of_host(path: Path, *, replace: bool, redacted: bool, as_json: bool, options: dict[str, Any]) -> int:
     context = click.get_current_context()
     for name in options:
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
@@ -102,6 +104,10 @@ def _create_of_host(path: Path, *, replace: bool, as_json: bool, options: dict[s
     path_command.check_capabilities(predict_only=True, command="bundle")
     path_command.check_folder(path)
     bundle = record_host()
+    if redacted:
+        from nettrace.redacting import redact_bundle
+
+        bundle, _translation = redact_bundle(bundle, os.urandom(32))
     write_bundle(path, bundle, replace=replace)
     if as_json:
         click.echo(_json(bundle.manifest))
@@ -314,6 +320,64 @@ def extract(file: Path, directory: Path | None) -> int:
     write_folder(folder, bundle)
     click.echo(safe(str(folder)))
     return 0
+
+
+@command.command(short_help="Replace names and addresses, keeping the diagnosis.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write this file.  [default: the name with .redacted in it]",
+)
+@click.option(
+    "--map",
+    "table",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what stands for what into a file of its own, for you alone.",
+)
+@click.option("-f", "--force", is_flag=True, help="Replace a file of that name.")
+def redact(file: Path, output: Path | None, table: Path | None, force: bool) -> int:
+    """Replace in FILE all names and addresses by others, so that it can be given to anyone.
+
+    Addresses and MAC addresses are mapped consistently: what was in one network still is. Containers, networks,
+    namespaces and hosts get tokens for names; names of devices stay. The redacted bundle comes to the same outcome,
+    codes and places: that is checked before it is written.
+    """
+    from nettrace.bundle.archive import read_bundle, write_bundle
+    from nettrace.redacting import redact_bundle
+    from nettrace.replay import bounded
+
+    if output is None:
+        stem = file.name.removesuffix(".tar.gz").removesuffix(".tgz")
+        output = file.with_name(f"{stem}.redacted.tar.gz")
+    for path in (output, table):
+        if path is not None and path.exists() and not force:
+            raise NettraceError(f"{path} exists: choose another name, or replace it with --force")
+    with bounded(file):
+        bundle = read_bundle(file)
+        if bundle.manifest.redacted:
+            raise NettraceError(f"{file} is redacted already")
+        made, translation = redact_bundle(bundle, os.urandom(32))
+    write_bundle(output, made, replace=force)
+    if table is not None:
+        write_private(table, _json(translation) + "\n")
+    count = len(translation.names) + len(translation.addresses)
+    click.echo(f"{_announced(output)}: {count} names and addresses replaced")
+    return 0
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a text for the user alone (mode 0600); raises NettraceError when it cannot be."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(handle, "w", encoding="utf-8") as file:
+            os.fchmod(handle, 0o600)
+            file.write(text)
+    except OSError as error:
+        raise NettraceError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _json(value: object) -> str:

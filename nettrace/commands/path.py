@@ -21,11 +21,12 @@ from nettrace._version import __version__
 from nettrace.errors import NettraceError, PrivilegeError, UsageError
 from nettrace.model.base import rows
 from nettrace.model.flow import HEADER_BYTES, Flow, Proto
-from nettrace.model.verdict import EXIT_CODE, Timing, Verdict
+from nettrace.model.verdict import EXIT_CODE, Result, Timing, Verdict
 
 if TYPE_CHECKING:
     from nettrace.bundle.format import Bundle
     from nettrace.collect import Collector
+    from nettrace.correlate import Inner
     from nettrace.model.intent import Container
     from nettrace.model.observe import Observation
     from nettrace.model.path import Trace
@@ -39,8 +40,10 @@ EPILOG = """\b
 SRC and DST are each one of:
   web, c5ff39f37596, container:web     a container, by name, id or unique id prefix
   netns:NAME, netns:/path, pid:1234    a network namespace
+  pod:NAMESPACE/NAME                   a pod of this node, as crictl finds it
   host                                 the namespace nettrace was started in
-  8.8.8.8, 2001:db8::1, example.org    an address, or a name as SRC resolves it (DST only)
+  8.8.8.8, 2001:db8::1, example.org    an address, or a name as SRC resolves it (DST only); an address
+                                       beyond this host as SRC: what comes from there is predicted
 
 \b
 Examples:
@@ -92,7 +95,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 @click.command(epilog=EPILOG, short_help="Why can't SRC reach DST?")
 @click.argument("src")
 @click.argument("dst")
-@click.option("--proto", type=click.Choice([each.value for each in Proto]), default="icmp", show_default=True)
+@click.option(
+    "--proto",
+    type=click.Choice([each.value for each in Proto]),
+    help="Default: icmp; tcp where SRC is an address and --port is given.",
+)
 @click.option("--port", type=click.IntRange(1, 65535), help="Destination port, for tcp and udp.")
 @click.option("--size", type=int, metavar="BYTES", help="IP length of the probe; it may not be fragmented (DF).")
 @click.option("-4", "family", flag_value=4, type=int, help="IPv4 only.")
@@ -121,10 +128,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     type=click.Path(dir_okay=False, path_type=Path),
     help="Keep all that the answer stands on in a support bundle (.tar.gz), for `nettrace replay`.",
 )
+@click.option("--redact", is_flag=True, help="Replace names and addresses in the bundle, see `nettrace bundle redact`.")
 def command(
     src: str,
     dst: str,
-    proto: str,
+    proto: str | None,
     port: int | None,
     size: int | None,
     family: int | None,
@@ -135,6 +143,7 @@ def command(
     as_json: bool,
     pcap: Path | None,
     bundle: Path | None,
+    redact: bool,
 ) -> int:
     """Say where packets from SRC to DST stop, which kernel object stops them, and what mends it."""
     return run(
@@ -151,6 +160,7 @@ def command(
         as_json=as_json,
         pcap=pcap,
         bundle=bundle,
+        redact=redact,
     )
 
 
@@ -158,7 +168,7 @@ def run(
     src: str,
     dst: str,
     *,
-    proto: str,
+    proto: str | None,
     port: int | None,
     size: int | None,
     family: int | None,
@@ -169,6 +179,7 @@ def run(
     as_json: bool,
     pcap: Path | None,
     bundle: Path | None,
+    redact: bool = False,
     replace: bool = True,
     announce: bool = False,
 ) -> int:
@@ -187,6 +198,8 @@ def run(
         timeout_s=timeout_s,
         kernel_trace=kernel_trace,
     )
+    if redact and bundle is None:
+        raise UsageError("--redact is about what is kept: say where, with --bundle FILE")
     if bundle is not None:
         check_folder(bundle)
     if pcap is not None and predict_only:
@@ -206,7 +219,12 @@ def run(
     if bundle is not None:
         from nettrace.bundle.archive import write_bundle
 
-        write_bundle(bundle, bundle_of(answer, question), replace=replace)
+        kept = bundle_of(answer, question)
+        if redact:
+            from nettrace.redacting import redact_bundle
+
+            kept, _translation = redact_bundle(kept, os.urandom(32))
+        write_bundle(bundle, kept, replace=replace)
         if announce:
             from nettrace.render.safe import safe
 
@@ -219,7 +237,7 @@ def ask(
     src: str,
     dst: str,
     *,
-    proto: str = "icmp",
+    proto: str | None = None,
     port: int | None = None,
     size: int | None = None,
     family: int | None = None,
@@ -227,17 +245,20 @@ def ask(
     timeout_s: float = 1.0,
     kernel_trace: bool = True,
 ) -> Question:
-    """Check the options against each other; raises UsageError with what to change."""
-    kind = Proto(proto)
+    """Check the options against each other; raises UsageError with what to change.
+
+    Without `proto` it is ICMP; but who names an address for the source and a port means a connection.
+    """
+    kind = Proto(proto or ("tcp" if port is not None and is_address(src) else "icmp"))
     if kind is Proto.ICMP and port is not None:
         raise UsageError("icmp has no ports: leave --port out, or say --proto tcp or --proto udp")
     if kind is not Proto.ICMP and port is None:
-        raise UsageError(f"--proto {proto} needs --port, as in: nettrace path {src} {dst} --proto {proto} --port 80")
+        raise UsageError(f"--proto {kind} needs --port, as in: nettrace path {src} {dst} --proto {kind} --port 80")
     if size is not None:
         least = min(HEADER_BYTES[kind, each] for each in ((family,) if family else (4, 6)))
         if not least <= size <= 65535:
             raise UsageError(
-                f"--size {size} is impossible: {proto} probes have {least} to 65535 bytes, IP header included"
+                f"--size {size} is impossible: {kind} probes have {least} to 65535 bytes, IP header included"
             )
     return Question(
         src=src,
@@ -250,6 +271,15 @@ def ask(
         timeout_s=timeout_s,
         kernel_trace=kernel_trace,
     )
+
+
+def is_address(text: str) -> bool:
+    """Tell whether an endpoint is typed as an address."""
+    from ipaddress import ip_address
+
+    with contextlib.suppress(ValueError):
+        return bool(ip_address(text.strip().removeprefix("[").removesuffix("]")))
+    return False
 
 
 def answer_live(
@@ -278,20 +308,74 @@ def answer_live(
         )
         check_size(flow)
         if collector.lookup is None:
-            before, trace = look(collector, flow)
+            looked = look(collector, flow)
         else:
             from nettrace.commands._first_leg import look_at_names, settled_by_answer
 
-            flow, before, trace = look_at_names(collector, flow)
+            looked = look_at_names(collector, flow)[1:]
             predict_only = predict_only or settled_by_answer(collector.lookup)
-        collected = time.monotonic()
-        planned = plan(before, trace, question) if not predict_only else None
-        observation = probe(collector, trace, planned, build) if planned is not None else None
-        probed = time.monotonic()
-        after = collector.read_after() if planned is not None else None
-        answer = conclude(flow, before, after, trace, observation, timing=(started, collected, probed))
+        answer = answer_flow(question, collector, looked, started=started, predict_only=predict_only, build=build)
         if gather is not None:
-            answer = msgspec.structs.replace(answer, texts=gather(collector, after or before))
+            answer = msgspec.structs.replace(answer, texts=gather(collector, answer.after or answer.before))
+        return answer
+
+
+def answer_flow(
+    question: Question,
+    collector: Collector,
+    looked: tuple[Snapshot, Trace],
+    *,
+    started: float,
+    predict_only: bool,
+    build: BuildProbe | None,
+) -> Answer:
+    """Answer for one flow, and for the connection that a userland proxy makes for it.
+
+    `looked` is what was read for the flow, with its trace; `started` are monotonic seconds.
+    """
+    from nettrace.predict.relay import relay_flow
+
+    before, trace = looked
+    if trace.flow.from_outside and not predict_only:
+        from nettrace.commands._inner import answer_from_outside
+
+        answer = answer_from_outside(question, collector, before, trace, build, started=started)
+    else:
+        answer = answer_here(question, collector, before, trace, started=started, plain=predict_only, build=build)
+    relay = relay_flow(before, trace)
+    if relay is None or answer.verdict.outcome is Result.STOPPED or was_echoed(answer):
+        return answer
+    from nettrace.commands._inner import joined
+
+    begun = time.monotonic()
+    looked = look(collector, relay)
+    second = answer_flow(question, collector, looked, started=begun, predict_only=predict_only, build=build)
+    return joined(answer, second)
+
+
+def was_echoed(answer: Answer) -> bool:
+    """Tell whether the datagram itself was answered: then the container has answered it, through the proxy."""
+    datagram = answer.trace.flow.proto is Proto.UDP
+    return datagram and answer.observation is not None and answer.verdict.outcome is Result.DELIVERED
+
+
+def answer_here(
+    question: Question,
+    collector: Collector,
+    before: Snapshot,
+    trace: Trace,
+    *,
+    started: float,
+    plain: bool,
+    build: BuildProbe | None,
+) -> Answer:
+    """Probe a prediction, unless it is to stand alone (`plain`), and conclude."""
+    collected = time.monotonic()
+    planned = plan(before, trace, question) if not plain else None
+    observation = probe(collector, trace, planned, build) if planned is not None else None
+    probed = time.monotonic()
+    after = collector.read_after() if planned is not None else None
+    answer = conclude(trace.flow, before, after, trace, observation, timing=(started, collected, probed))
     if planned is None:
         return answer
     from probes.witness.session import wait_until_closed
@@ -359,9 +443,11 @@ def look(collector: Collector | RecordedHost, flow: Flow) -> tuple[Snapshot, Tra
 
 
 def destinations(before: Snapshot, trace: Trace) -> list[Container]:
-    """Return the running containers that an engine gave an address to which the packet, or its answer, goes."""
+    """Return the running containers that an engine gave an address which the packet, or its answer, goes to or by."""
     legs = [leg for leg in (trace.forward, trace.reply) if leg is not None]
-    wanted = {step.packet.dst for leg in legs for step in (*leg.steps, *leg.beyond)}
+    wanted = {
+        address for leg in legs for step in (*leg.steps, *leg.beyond) for address in (step.packet.dst, step.next_hop)
+    }
     return [
         container
         for container in before.intent.containers
@@ -433,20 +519,27 @@ def conclude(
     observation: Observation | None,
     *,
     timing: tuple[float, float, float],
+    inner: tuple[Observation | None, Inner] | None = None,
 ) -> Answer:
-    """Correlate and diagnose. `timing`: monotonic seconds at the start, after collecting, and after the probe."""
-    from nettrace.correlate import correlate
+    """Correlate and diagnose. `timing`: monotonic seconds at the start, after collecting, and after the probe.
+
+    `inner` is what a probe of the last part of the way showed, where the source itself cannot send.
+    """
+    from nettrace.correlate import beside, correlate
     from nettrace.diagnose import diagnose
     from nettrace.rules.case import Case
     from nettrace.testimony import passings
 
     told = passings(observation.testimony, before, *([after] if after else [])) if observation is not None else ()
+    correlation = correlate(trace, observation, told)
+    if inner is not None:
+        correlation = beside(correlation, trace, *inner)
     case = Case(
         flow=flow,
         before=before,
         after=after,
         trace=trace,
-        correlation=correlate(trace, observation, told),
+        correlation=correlation,
         observation=observation,
     )
     started, collected, probed = timing
@@ -456,7 +549,8 @@ def conclude(
         probe_s=round(probed - collected, 6),
     )
     verdict = diagnose(case, timing=spent, version=__version__)
-    return Answer(verdict=verdict, before=before, after=after, trace=trace, observation=observation)
+    shown = inner[0] if inner is not None else observation
+    return Answer(verdict=verdict, before=before, after=after, trace=trace, observation=shown)
 
 
 def show(verdict: Verdict, *, as_json: bool) -> None:

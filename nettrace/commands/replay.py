@@ -146,7 +146,32 @@ def answer_anew(bundle: Bundle, question: Question) -> Verdict:
     """Return the model's answer to a new question on the recorded host."""
     from nettrace.replay import diagnose_again
 
-    return diagnose_again(case_anew(bundle, question))[0]
+    case = case_anew(bundle, question)
+    verdict = diagnose_again(case)[0]
+    return _of_paste(case, verdict) if bundle.manifest.origin == "import" else verdict
+
+
+def _of_paste(case: Recorded, verdict: Verdict) -> Verdict:
+    """Return the answer to a question about a pasted host, where few paste all.
+
+    A fault that stands whatever the tables hold that come and go is told, with what that supposes. That nothing is
+    wrong is never supposed.
+    """
+    from msgspec.structs import replace
+
+    from nettrace.model.verdict import Result
+    from nettrace.paste.question import read_in_part, supposing
+    from nettrace.replay import diagnose_again
+
+    if verdict.outcome is Result.DELIVERED and read_in_part(case.before):
+        return replace(verdict, outcome=Result.INCONCLUSIVE)
+    supposed = supposing(case.before) if verdict.outcome is Result.INCONCLUSIVE else None
+    if supposed is not None:
+        again = diagnose_again(replace(case, before=supposed[0]))[0]
+        if again.outcome in (Result.STOPPED, Result.DEGRADED):
+            gaps = tuple(dict.fromkeys((*again.gaps, *(gap for gap in verdict.gaps if gap.section != "model"))))
+            return replace(again, gaps=gaps, assumptions=(*again.assumptions, supposed[1]))
+    return verdict
 
 
 def case_anew(bundle: Bundle, question: Question) -> Recorded:
@@ -169,4 +194,11 @@ def case_anew(bundle: Bundle, question: Question) -> Recorded:
     )
     check_size(flow)
     seen, _trace = look(RecordedHost(before, flow), flow)
-    return new_question(seen, flow)
+    asked = new_question(seen, flow)
+    if bundle.manifest.origin == "import":
+        from msgspec.structs import replace
+
+        from nettrace.paste.question import with_conntrack
+
+        return replace(asked, before=with_conntrack(asked.before, before, flow))
+    return asked

@@ -57,7 +57,10 @@ class FlowEnd(Model):
 
 
 class Flow(Model):
-    """One direction of a conversation. `size` is the IP length in bytes with DF set, or None for the default."""
+    """One direction of a conversation. `size` is the IP length in bytes with DF set, or None for the default.
+
+    `assumed` is what was taken for granted when the question was turned into this flow.
+    """
 
     src: FlowEnd
     dst: FlowEnd
@@ -66,6 +69,12 @@ class Flow(Model):
     dport: int | None = None
     size: int | None = None
     family: int = 4
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether the source is an address that nothing on this host holds, so that nothing can be sent from it."""
+        return self.src.netns is None and self.src.address is not None and self.src.kind is EndpointKind.ADDRESS
 
 
 class Packet(Model):

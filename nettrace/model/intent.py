@@ -17,7 +17,8 @@ class Subnet(Model):
 class Network(Model):
     """One engine network. Options that the engine left to its default are None; `bridge` is the host's device name.
 
-    `options` are the raw driver options, as the engine keeps them. For Docker's default bridge, `icc`,
+    `options` are the raw driver options, as the engine keeps them. `dns` is true where the engine serves names on the
+    bridge's address (Podman's aardvark-dns). For Docker's default bridge, `icc`,
     `masquerade` and `mtu` come from com.docker.network.bridge.* and com.docker.network.driver.mtu.
     """
 
@@ -38,6 +39,7 @@ class Network(Model):
     gateway_mode_ipv6: str | None = None
     parent: str | None = None
     options: dict[str, str] = msgspec.field(default_factory=dict)
+    dns: bool = False
 
 
 class Endpoint(Model):
@@ -84,7 +86,10 @@ class Container(Model):
 
 
 class Engine(Model):
-    """One engine that was asked. `name`: docker, podman, lab. `userland_proxy` is None when it cannot be told."""
+    """One engine that was asked. `name`: docker, podman, lab, cri. `userland_proxy` is None when it cannot be told.
+
+    `rootless` is true when a plain user runs it: then its bridges and rules lie in a namespace of that user's own.
+    """
 
     name: str
     version: str
@@ -94,6 +99,7 @@ class Engine(Model):
     iptables: bool | None = None
     userland_proxy: bool | None = None
     swarm: str | None = None
+    rootless: bool = False
 
 
 class Intent(Model):

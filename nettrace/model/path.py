@@ -114,6 +114,8 @@ class Reason(StrEnum):
     TOO_BIG = "too-big"
     FRAME_TOO_BIG = "frame-too-big"
     NOT_LISTENING = "not-listening"
+    PORT_HELD = "port-held"
+    TAKEN_ELSEWHERE = "taken-elsewhere"
     NOT_LOCAL = "not-local"
     MACVLAN_ISOLATED = "macvlan-isolated"
     MACVLAN_MODE = "macvlan-mode"

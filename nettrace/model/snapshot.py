@@ -89,7 +89,9 @@ class Link(Model):
     `kind` is IFLA_INFO_KIND ("veth", "bridge", "macvlan", …), "" for hardware and loopback. `peer_ifindex` is
     IFLA_LINK; it lies in namespace `peer_netns` (inode), which is None when it lies in the same namespace, and
     `peer_nsid` is IFLA_LINK_NETNSID when the namespace has no known inode. `lower_up` is IFF_LOWER_UP (carrier).
-    `arp_type` is ARPHRD_* (1 Ethernet, 772 loopback, 65534 none). `xdp` and `tc` describe attached programs.
+    `ipvlan_mode` is l2, l3 or l3s, `ipvlan_flag` bridge, private or vepa.
+    `arp_type` is ARPHRD_* (1 Ethernet, 772 loopback, 65534 none). `xdp` and `tc` describe attached programs. `reader`
+    is the process behind a tun or tap device, as "slirp4netns (process 123)".
     """
 
     ifindex: int
@@ -115,7 +117,9 @@ class Link(Model):
     vxlan: Vxlan | None = None
     macvlan_mode: str | None = None
     ipvlan_mode: str | None = None
+    ipvlan_flag: str | None = None
     vlan_id: int | None = None
+    reader: str | None = None
     qdisc: str = ""
     xdp: str | None = None
     tc: tuple[str, ...] = ()
@@ -214,6 +218,7 @@ class Socket(Model):
     """A socket that can receive. `state`: LISTEN for TCP, UNCONN or ESTAB otherwise; `address` may be 0.0.0.0.
 
     `process` names the programs that hold it, where that was asked for: on the host, for the port of the question.
+    `held_for` names the container whose published port an engine only reserves by it: nobody accepts there.
     """
 
     proto: str
@@ -225,6 +230,7 @@ class Socket(Model):
     v6only: bool = False
     uid: int | None = None
     process: tuple[str, ...] = ()
+    held_for: str | None = None
 
 
 class Tuple5(Model):
@@ -305,7 +311,11 @@ class Namespace(Model):
 
 
 class Gap(Model):
-    """Something that could not be read or heard, and why."""
+    """Something that could not be read or heard, and why.
+
+    `section` may name a part of one: "routes/6", "netfilter/4" (of one IP version), "sockets/udp" (of one protocol),
+    "netfilter/part" (some of it).
+    """
 
     section: str
     netns: str | None
@@ -337,3 +347,21 @@ class Snapshot(Model):
             if ns.id == netns:
                 return ns
         return None
+
+    def narrowed(self, *, family: int, proto: str) -> Snapshot:
+        """Return the snapshot as a question of that IP version and protocol may read it.
+
+        A section of which just that part was not read (a gap says so) is missing then: it must not look empty.
+        """
+        parts = {str(family), proto}
+        unread: dict[str, dict[str, Missing]] = {}
+        for gap in self.gaps:
+            section, _, part = gap.section.partition("/")
+            if part in parts and gap.netns is not None:
+                unread.setdefault(gap.netns, {})[section] = Missing(reason=gap.reason)
+        if not unread:
+            return self
+        namespaces = tuple(
+            msgspec.structs.replace(ns, **unread[ns.name]) if ns.name in unread else ns for ns in self.namespaces
+        )
+        return msgspec.structs.replace(self, namespaces=namespaces)

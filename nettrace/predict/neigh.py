@@ -10,6 +10,8 @@ from enum import StrEnum
 
 from nettrace.model.base import IPAddress, Missing, Model, rows
 from nettrace.model.snapshot import Link, Neighbour
+from nettrace.predict.children import KINDS, children_of
+from nettrace.predict.proxy_arp import answers_for
 from nettrace.predict.world import View, World, unread_text
 
 #: The entry of a vxlan device for every address that it has no entry for.
@@ -58,9 +60,10 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
             queue.append((here, master))
         else:
             members.append(Member(netns=here.id, ifindex=device.ifindex))
+        queue.extend(children_of(world, here, device))
         if device.kind == "bridge":
             queue.extend((here, port) for port in here.ports.get(device.ifindex, ()))
-        elif device.kind in ("veth", "macvlan", "ipvlan", "vlan"):
+        elif device.kind in ("veth", "vlan", *KINDS):
             inode = here.peer(device)
             other = world.view(inode) if inode is not None else None
             far = other.links.get(device.peer_ifindex or 0) if other is not None else None
@@ -78,15 +81,6 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
             open_ended = open_ended or wide or device.vxlan.group is not None or isinstance(here.ns.fdb, Missing)
         elif not device.loopback:
             open_ended = True
-        if device.kind not in ("veth", "bridge"):
-            for sibling_ns in world.views.values():
-                queue.extend(
-                    (sibling_ns, each)
-                    for each in sibling_ns.links.values()
-                    if each.kind in ("macvlan", "ipvlan")
-                    and each.peer_ifindex == device.ifindex
-                    and sibling_ns.peer(each) == here.id
-                )
     return Segment(members=tuple(members), open_ended=open_ended, unread=tuple(unread), tunnels=tuple(tunnels))
 
 
@@ -159,6 +153,11 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
             ignored = blocked
             continue
         return Resolution(how=Resolved.OWNER, mac=device.mac, owner=owner, entry=entry)
+    for member in segment.members:
+        holder, device = world.views[member.netns], world.views[member.netns].links[member.ifindex]
+        asked_here = (member.netns, member.ifindex) != (view.id, link.ifindex)
+        if asked_here and answers_for(holder, device, address, asking):
+            return Resolution(how=Resolved.OWNER, mac=device.mac, owner=member, entry=entry)
     if ignored is not None:
         return Resolution(how=Resolved.IGNORED, entry=entry, sysctl=ignored)
     for tunnel in segment.tunnels:

@@ -16,10 +16,6 @@ class Places:
         self.src = flow.src.netns
         self.dst = flow.dst.netns
         self.host = world.host
-        view = world.view(world.host)
-        ours = view is not None and flow.dst.address is not None and flow.dst.address in view.owned
-        #: Namespaces that a port published on the host's own address may lead into.
-        self.behind = frozenset(world.containers) - {flow.src.netns} if ours else frozenset()
         self.points: dict[str, Point] = {}
 
     def _end(self, netns: int | None) -> Segment | None:
@@ -28,10 +24,7 @@ class Places:
             return None
         if netns == self.src:
             return Segment.SOURCE
-        if netns == self.dst or netns in self.behind:
-            # Behind an address of the host's, a published port leads into a container.
-            return Segment.DESTINATION
-        return None
+        return Segment.DESTINATION if netns == self.dst else None
 
     def stack(self, view: View, stage: str) -> Segment:
         """Return the segment of a decision of a namespace's IP stack.
@@ -47,8 +40,9 @@ class Places:
         if stage == "output" and view.id == self.src:
             return Segment.SOURCE
         if stage == "local":
-            ends = {self.src: Segment.SOURCE, self.dst: Segment.DESTINATION}
-            return ends.get(view.id, Segment.HOST)
+            if view.id == self.src and view.id != self.dst:
+                return Segment.SOURCE
+            return Segment.HOST if view.id == self.host != self.dst else Segment.DESTINATION
         return Segment.HOST
 
     def device(self, view: View, link: Link) -> Segment:

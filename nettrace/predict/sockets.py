@@ -44,6 +44,13 @@ def deliver(view: View, packet: Packet, *, own_reply: bool) -> Delivery:
         if socket.proto != proto or socket.port != packet.dport or (proto == "tcp" and socket.state != "LISTEN"):
             continue
         near = near or socket
+        if accepts(socket, packet.dst) and socket.held_for is not None:
+            return Delivery(
+                outcome=Outcome.DROP,
+                text=f"{proto} {socket.address}:{socket.port} is only held for the published port of "
+                f"{socket.held_for}: nobody accepts there",
+                reason=Reason.PORT_HELD,
+            )
         if accepts(socket, packet.dst):
             return Delivery(
                 outcome=Outcome.ARRIVED, text=f"{proto} {socket.address}:{socket.port} takes it", socket=socket

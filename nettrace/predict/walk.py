@@ -28,11 +28,12 @@ from nettrace.model.path import (
 )
 from nettrace.model.snapshot import FdbEntry, Gap, Link, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
+from nettrace.predict import arrival, children, neigh, relay, sockets
 from nettrace.predict import bridge as bridging
-from nettrace.predict import neigh, sockets
 from nettrace.predict import route as routing
 from nettrace.predict.hooks import Table, run_hook
 from nettrace.predict.segment import Places
+from nettrace.predict.user_network import handed_over, handed_text
 from nettrace.predict.world import View, World, unread_text
 
 #: More steps than any sane path has; a packet that takes more is in a loop.
@@ -70,7 +71,7 @@ def predict(snapshot: Snapshot, flow: Flow) -> Trace:
         reply=reply,
         conntrack=table.as_entries(),
         assumptions=tuple(assumptions),
-        gaps=_gaps(world),
+        gaps=(*_gaps(world), *handed_over(world, forward, reply)),
     )
 
 
@@ -144,7 +145,10 @@ class _Walk:
         """Walk the flow's packet from its source."""
         try:
             view, packet = self._source()
-            self._local_output(view, packet)
+            if self.flow.from_outside:
+                self._arrive(view, packet)
+            else:
+                self._local_output(view, packet)
         except _End:
             pass
         except RecursionError:
@@ -167,7 +171,7 @@ class _Walk:
                 link = view.links[last.ifindex or 0]
                 if self.heard.tunnel is not None:
                     packet = self._tunnelled(self.heard.tunnel, packet)
-                child = self._child(view, link, address=packet.dst)
+                child = children.holder(self.world, view, link, packet.dst)
                 # What a bridge let out under another's MAC comes back to that MAC, as to any host of that link.
                 sender = last.packet.src_mac if self.heard.tunnel is None else None
                 bridged = (
@@ -200,7 +204,7 @@ class _Walk:
             pass
         except RecursionError:
             self.end = self.end or LegEnd.UNKNOWN
-        leg = self._leg()
+        leg = _home(self._leg(), self.flow) if self.flow.from_outside else self._leg()
         return replace(leg, end=LegEnd.UNKNOWN) if supposed and forward.end is LegEnd.UNKNOWN else leg
 
     def _leg(self) -> Leg:
@@ -264,7 +268,8 @@ class _Walk:
                 raise _End
         if flow.dst.address is None:
             self._nowhere(packet)
-        view = self.world.view(flow.src.netns) if flow.src.netns is not None else None
+        sender = self.world.host if flow.from_outside else flow.src.netns
+        view = self.world.view(sender) if sender is not None else None
         if view is None:
             self.needs = (flow.src.netns,) if flow.src.netns is not None else ()
             self._finish(LegEnd.NEEDS if self.needs else LegEnd.UNKNOWN)
@@ -291,6 +296,28 @@ class _Walk:
             )
         )
         raise _End
+
+    def _arrive(self, view: View, packet: Packet) -> None:
+        """Take in a packet from beyond this host, by the device that the way back to its sender leads to."""
+        found = arrival.arrival_device(self.world, view, packet)
+        if found is None:
+            self._need_routes(view, "stack", packet)
+            self._lost(view, "stack", f"no device of {view.name} leads out to {packet.src}", packet)
+        child = children.taker(self.world, view, found, address=packet.dst)
+        master = view.links.get(found.master or 0)
+        mac = child[1].mac if child is not None else (master or found).mac
+        self._add(
+            Step(
+                kind=StepKind.LEAVE,
+                netns=view.id,
+                segment=Segment.REMOTE,
+                text=f"{packet.src} sends to {packet.dst}, and it comes by {found.name}, the way back to {packet.src}",
+                packet=packet,
+                device=found.name,
+                ifindex=found.ifindex,
+            )
+        )
+        self._receive(view, found, replace(packet, dst_mac=mac), dst_mac=mac)
 
     def _first_packet(self) -> Packet:
         flow = self.flow
@@ -359,7 +386,29 @@ class _Walk:
             out = view.by_name.get("lo") if local else view.links.get(found.ifindex or 0)
             if out is None:
                 self._lost(view, "output", f"the output device of the route is not known in {view.name}", packet)
+            self._check_loopback_source(view, out, result.packet)
         self._output(view, result.packet, result.tracking, found, out)
+
+    def _check_loopback_source(self, view: View, out: Link, packet: Packet) -> None:
+        """Stop what would leave with a loopback source after its destination was translated (__mkroute_output)."""
+        if packet.family != 4 or not packet.src.is_loopback or out.loopback or isinstance(view.ns.sysctls, Missing):
+            return
+        if view.conf_max(4, out.name, "route_localnet", 0):
+            return
+        self._stop(
+            self._step(
+                view,
+                StepKind.RP_FILTER,
+                "output",
+                f"{packet.src} may not leave {view.name} by {out.name}",
+                packet,
+                outcome=Outcome.DROP,
+                reason=Reason.MARTIAN,
+                sysctl=f"net.ipv4.conf.{out.name}.route_localnet = 0",
+                device=out.name,
+                ifindex=out.ifindex,
+            )
+        )
 
     def _route(
         self,
@@ -496,7 +545,7 @@ class _Walk:
             "neighbour": answer.entry,
             "next_hop": address,
         }
-        if answer.how is neigh.Resolved.NO_ARP and out.noarp and out.arp_type == 1:
+        if answer.how is neigh.Resolved.NO_ARP and out.noarp and out.arp_type == 1 and out.kind != "ipvlan":
             # The frame goes out to the sender's own MAC, which nobody else on the link takes.
             self.unasked = Step(
                 outcome=Outcome.DROP,
@@ -597,17 +646,25 @@ class _Walk:
             )
         else:
             self._add(Step(text=f"out of {out.name}", **facts))
+            self._past_children(view, out, packet, dst_mac)
+        self._onward(view, out, packet, dst_mac)
+
+    def _onward(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Hand a frame to the driver of a device (ndo_start_xmit)."""
         if out.kind == "bridge":
             self._lost_unasked()
             self._bridge_forward(view, out, None, packet, dst_mac)
         elif out.kind == "veth":
             self._veth(view, out, packet, dst_mac)
-        elif out.kind == "macvlan":
+        elif out.kind in ("macvlan", "macvtap"):
             self._macvlan(view, out, packet, dst_mac)
+        elif out.kind in ("ipvlan", "ipvtap"):
+            self._ipvlan(view, out, packet, dst_mac)
         elif out.kind == "vxlan":
             self._vxlan(view, out, packet, dst_mac)
         else:
-            self._leave(view, out, packet, f"leaves this host by {out.name}")
+            text = f"leaves this host by {out.name}" if out.kind != "tun" else handed_text(view, out)
+            self._leave(view, out, packet, text)
 
     def _lost_unasked(self) -> None:
         """Stop a frame that was sent to its own sender's MAC, where it is clear that nobody takes it."""
@@ -742,28 +799,16 @@ class _Walk:
             return False
         if inode in (self.flow.src.netns, self.flow.dst.netns) or inode in self.world.containers:
             return False
+        if packet.dst_mac is not None and packet.dst_mac in self.world.macs:
+            return False
         # The engine's listing tells addresses and bridges, but not which namespace is whose.
         owner = self.world.owner_of_address(packet.dst)
         network = self.world.snapshot.intent.network(owner[1].network_id) if owner is not None else None
         bridge = view.links.get(out.master or 0)
         return network is None or bridge is None or network.bridge != bridge.name
 
-    def _child(
-        self, view: View, parent: Link, *, mac: str | None = None, address: IPAddress | None = None
-    ) -> tuple[View, Link] | None:
-        """Return the macvlan child of a device that has the MAC, or the address, wherever its namespace is."""
-        for each in self.world.views.values():
-            for link in each.links.values():
-                if link.kind != "macvlan" or link.peer_ifindex != parent.ifindex or each.peer(link) != view.id:
-                    continue
-                if (mac is not None and link.mac == mac) or (
-                    address is not None and each.owned.get(address) == link.ifindex
-                ):
-                    return each, link
-        return None
-
-    def _macvlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
-        """Send from a macvlan child: to a sibling in bridge mode, else out by the parent (macvlan_queue_xmit)."""
+    def _parent(self, view: View, out: Link, packet: Packet) -> tuple[View, Link]:
+        """Return the parent of a macvlan or ipvlan child; ask for its namespace where it was not read."""
         inode = view.peer(out)
         parent_view = self.world.view(inode) if inode is not None else None
         if inode is not None and parent_view is None:
@@ -772,9 +817,17 @@ class _Walk:
         parent = parent_view.links.get(out.peer_ifindex or 0) if parent_view is not None else None
         if parent_view is None or parent is None:
             self._leave(view, out, packet, f"leaves by the parent of {out.name}")
-        sibling = self._child(parent_view, parent, mac=dst_mac) if dst_mac is not None else None
+        return parent_view, parent
+
+    def _macvlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Send from a macvlan child: to a sibling in bridge mode, else out by the parent (macvlan_queue_xmit)."""
+        parent_view, parent = self._parent(view, out, packet)
+        sibling = children.taker(self.world, parent_view, parent, mac=dst_mac) if dst_mac is not None else None
+        if sibling is not None and sibling[1] is out:
+            sibling = None
         if out.macvlan_mode == "bridge" and sibling is not None and sibling[1].macvlan_mode == "bridge":
-            self._receive(*sibling, packet, dst_mac=dst_mac)
+            # It is handed to the parent's taps first, and comes to the sibling by its parent (dev_forward_skb).
+            self._receive(parent_view, parent, packet, dst_mac=dst_mac)
             return
         if sibling is None:
             self._need_sibling(parent_view, parent, packet)
@@ -792,32 +845,87 @@ class _Walk:
         if not (parent.up and parent.lower_up):
             reason = Reason.LINK_DOWN if not parent.up else Reason.NO_CARRIER
             self._stop(Step(outcome=Outcome.DROP, reason=reason, text=f"the parent {parent.name} is down", **facts))
-        elif dst_mac is not None and dst_mac == parent.mac:
-            self._stop(
-                Step(
-                    outcome=Outcome.DROP,
-                    reason=Reason.MACVLAN_ISOLATED,
-                    text=f"{out.name} and its parent {parent.name} cannot talk to each other",
-                    **facts,
-                )
-            )
+        elif dst_mac is not None and dst_mac == parent.mac and out.macvlan_mode != "passthru":
+            text = f"{out.name} and its parent {parent.name} cannot talk to each other"
+            self._stop(Step(outcome=Outcome.DROP, reason=Reason.MACVLAN_ISOLATED, text=text, **facts))
             raise _End
         else:
             self._add(Step(text=f"out of {parent.name}", **facts))
             if sibling is not None:
                 self._to_isolated_sibling(parent_view, parent, out, *sibling, packet)
-        self._leave(parent_view, parent, packet, f"leaves this host by {parent.name}")
+        self._onward(parent_view, parent, packet, dst_mac)
+
+    def _ipvlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Send from an ipvlan child: to a sibling, out by the parent (l2), or by the parent's own routes (l3, l3s)."""
+        parent_view, parent = self._parent(view, out, packet)
+        sibling = children.taker(self.world, parent_view, parent, address=packet.dst)
+        if sibling is None:
+            self._need_sibling(parent_view, parent, packet)
+        choice = children.ipvlan_choice(out, parent_view, parent, packet, dst_mac, sibling[1] if sibling else None)
+        facts: dict[str, Any] = {
+            "kind": StepKind.XMIT,
+            "netns": parent_view.id,
+            "segment": Segment.EGRESS,
+            "packet": packet,
+            "device": parent.name,
+            "ifindex": parent.ifindex,
+            "link": parent,
+        }
+        if choice.way is children.Way.SIBLING and sibling is not None:
+            self._add(Step(text=choice.text, **facts))
+            self._receive(*sibling, packet, dst_mac=dst_mac)
+            return
+        if not (parent.up and parent.lower_up):
+            reason = Reason.LINK_DOWN if not parent.up else Reason.NO_CARRIER
+            self._stop(Step(outcome=Outcome.DROP, reason=reason, text=f"the parent {parent.name} is down", **facts))
+            if choice.way is children.Way.ROUTED:
+                raise _End
+        if choice.way in (children.Way.ISOLATED, children.Way.HOST):
+            host = choice.way is children.Way.HOST
+            reason = Reason.MACVLAN_ISOLATED if host else Reason.MACVLAN_MODE
+            self._stop(Step(outcome=Outcome.DROP, reason=reason, text=choice.text, **facts))
+            raise _End
+        if choice.way is children.Way.ROUTED:
+            # ipvlan_process_v4_outbound: the parent's namespace sends it as its own, bound to the parent.
+            self._local_output(parent_view, packet, packet.src)
+            return
+        self._add(Step(text=f"out of {parent.name}", point=self.places.point(parent_view, parent), **facts))
+        self._onward(parent_view, parent, packet, dst_mac)
+
+    def _past_children(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
+        """Stop what a parent's own stack sends to one of its children: it goes out on the wire, past them."""
+        child = children.taker(self.world, view, out, mac=dst_mac, address=packet.dst)
+        if child is None or child[1].macvlan_mode == "passthru":
+            self._need_sibling(view, out, packet)
+            return
+        text = f"{out.name} and its child {child[1].name} in {child[0].name} cannot talk to each other"
+        self._stop(
+            Step(
+                kind=StepKind.XMIT,
+                netns=view.id,
+                segment=Segment.EGRESS,
+                packet=packet,
+                device=out.name,
+                ifindex=out.ifindex,
+                link=out,
+                outcome=Outcome.DROP,
+                reason=Reason.MACVLAN_ISOLATED,
+                text=text,
+            )
+        )
+        raise _End
 
     def _need_sibling(self, parent_view: View, parent: Link, packet: Packet) -> None:
-        """Ask for the namespace of the container that an engine gave the destination to, where a child may be in it."""
-        owner = self.world.owner_of_address(packet.dst)
-        network = self.world.snapshot.intent.network(owner[1].network_id) if owner is not None else None
-        if owner is None or network is None or network.parent != parent.name:
-            return
-        inode = owner[0].netns
-        if inode is not None and self.world.view(inode) is None:
-            self.needs = (inode,)
-            self._finish(LegEnd.NEEDS)
+        """Ask for the namespace of the container that holds the destination, or the next hop, by an engine's word."""
+        for address in dict.fromkeys((packet.dst, self.next_hop or packet.dst)):
+            owner = self.world.owner_of_address(address)
+            network = self.world.snapshot.intent.network(owner[1].network_id) if owner is not None else None
+            if owner is None or network is None or network.parent != parent.name:
+                continue
+            inode = owner[0].netns
+            if inode is not None and self.world.view(inode) is None:
+                self.needs = (inode,)
+                self._finish(LegEnd.NEEDS)
 
     def _to_isolated_sibling(
         self, parent_view: View, parent: Link, out: Link, view: View, child: Link, packet: Packet
@@ -847,6 +955,17 @@ class _Walk:
         self._receive(view, child, packet, dst_mac=child.mac)
         raise _End
 
+    def _to_child(
+        self, view: View, parent: Link, child_view: View, child: Link, packet: Packet, dst_mac: str | None
+    ) -> None:
+        """Hand a frame that came in by a parent to its child; in l3s mode the parent's hooks see it first."""
+        if child.ipvlan_mode == "l3s":
+            # ipvlan_l3_rcv changes the route in ip_rcv, ipvlan_nf_input the device at the end of INPUT.
+            result = self._hook(view, Hook.PREROUTING, packet, self.table.begin(view, packet), "stack", iif=parent.name)
+            result = self._hook(view, Hook.INPUT, result.packet, result.tracking, "stack", iif=parent.name)
+            packet = result.packet
+        self._receive(child_view, child, packet, dst_mac=dst_mac)
+
     # -- input -------------------------------------------------------------------------------------------------
 
     def _receive(self, view: View, device: Link, packet: Packet, *, dst_mac: str | None) -> None:
@@ -872,9 +991,10 @@ class _Walk:
         if device.master is not None and device.master in view.links and view.links[device.master].kind == "bridge":
             self._bridge_input(view, view.links[device.master], device, packet, dst_mac)
             return
-        child = self._child(view, device, mac=dst_mac) if dst_mac is not None else None
-        if child is not None and dst_mac != device.mac:  # macvlan_handle_frame
-            self._receive(*child, packet, dst_mac=dst_mac)
+        child = children.taker(self.world, view, device, mac=dst_mac, address=packet.dst)
+        if child is not None and (dst_mac is not None or child[1].kind in ("ipvlan", "ipvtap")):
+            # macvlan_handle_frame, ipvlan_handle_frame
+            self._to_child(view, device, *child, packet, dst_mac)
             return
         if dst_mac is not None and device.mac is not None and dst_mac != device.mac and not device.loopback:
             self._stop(
@@ -1290,6 +1410,27 @@ class _Walk:
         result = self._hook(view, Hook.FORWARD, packet, tracking, "stack", iif=device.name, oif=out.name)
         self._output(view, result.packet, result.tracking, found, out, iif=device.name)
 
+    def _taken_elsewhere(self, view: View, device: Link, packet: Packet) -> None:
+        """Stop where another namespace than the one that is meant holds the address too, and takes the packet."""
+        end = self.flow.dst
+        if self.direction is not Direction.FORWARD or end.netns in (None, view.id) or packet.dst != end.address:
+            return
+        if packet.dst.is_loopback or self.world.view(end.netns or 0) is None:
+            return
+        self._stop(
+            self._step(
+                view,
+                StepKind.LOCAL,
+                "local",
+                f"{packet.dst} is an address of {view.name} as well, which takes what is meant for {end.name}",
+                packet,
+                outcome=Outcome.DROP,
+                reason=Reason.TAKEN_ELSEWHERE,
+                device=device.name,
+                ifindex=device.ifindex,
+            )
+        )
+
     def _deliver(self, view: View, device: Link, packet: Packet, tracking: Tracking) -> None:
         """Run INPUT and hand the packet to a socket, or to the kernel's own ICMP (ip_local_deliver)."""
         result = self._hook(view, Hook.INPUT, packet, tracking, "stack", iif=device.name)
@@ -1313,7 +1454,10 @@ class _Walk:
             self.tunnel = None
             self._receive(tunnel.view, tunnel.link, inner, dst_mac=inner.dst_mac)
             return
+        self._taken_elsewhere(view, device, packet)
         answer = sockets.deliver(view, packet, own_reply=self.direction is Direction.REPLY)
+        if answer.outcome is Outcome.ARRIVED and answer.socket is not None and view.id == self.world.host:
+            answer = relay.unless_held(self.world.snapshot, answer, answer.socket, packet)
         step = self._step(
             view,
             StepKind.LOCAL,
@@ -1371,6 +1515,8 @@ class _Walk:
         name = f"{family or ('ip' if packet.family == 4 else 'ip6')} {hook.upper()}"
         if isinstance(view.ns.netfilter, Missing):
             self._doubt(view, str(stage), unread_text(view, "netfilter"), packet)
+        if self.direction is Direction.FORWARD and result.packet.dst != packet.dst:
+            self._retarget(result.packet)
         if result.verdict is FilterVerdict.ACCEPT:
             if result.trail or result.nats or result.packet != packet:
                 nats = "; ".join(_nat_text(each) for each in result.nats)
@@ -1387,6 +1533,14 @@ class _Walk:
         if result.verdict is FilterVerdict.STOLEN:
             raise _End
         return result
+
+    def _retarget(self, packet: Packet) -> None:
+        """Take the container that a packet for the host is translated to for the destination that it has."""
+        owner = self.world.owner_of_address(packet.dst)
+        if self.flow.dst.netns != self.world.host or owner is None or owner[0].netns is None:
+            return
+        if owner[0].netns != self.world.host:
+            self.places.dst = owner[0].netns
 
     def _device_hook(self, view: View, hook: Hook, device: Link, packet: Packet) -> Packet:
         """Run what nft has at a device itself: behind packet sockets on the way in, before them on the way out.
@@ -1411,6 +1565,17 @@ class _Walk:
     @staticmethod
     def _name(view: View, ifindex: int | None) -> str | None:
         return view.links[ifindex].name if ifindex is not None and ifindex in view.links else None
+
+
+def _home(leg: Leg, flow: Flow) -> Leg:
+    """Return an answer that leaves for a sender beyond this host as one that came home, if that can take it for one."""
+    last = leg.steps[-1] if leg.steps else None
+    if leg.end is not LegEnd.LEFT or last is None:
+        return leg
+    packet = last.packet
+    own = packet.dst == flow.src.address and packet.src == flow.dst.address
+    ports = flow.proto is Proto.ICMP or packet.sport == flow.dport
+    return replace(leg, end=LegEnd.ARRIVED if own and ports else LegEnd.UNKNOWN)
 
 
 def _forwarding_of_all(view: View, family: int) -> int:

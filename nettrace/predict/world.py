@@ -180,6 +180,17 @@ class World:
             if container.netns not in (None, self.host) and container.joined is None:
                 self.containers.setdefault(container.netns, container)
 
+    @cached_property
+    def macs(self) -> frozenset[str]:
+        """The MAC addresses that engines gave to running containers."""
+        return frozenset(
+            end.mac
+            for container in self.snapshot.intent.containers
+            if container.status == "running"
+            for end in container.endpoints
+            if end.mac is not None
+        )
+
     def view(self, netns: int) -> View | None:
         """Return a namespace's view, None when it was not read."""
         return self.views.get(netns)

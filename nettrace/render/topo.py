@@ -141,6 +141,10 @@ def _others(topo: Topology) -> list[str]:
 # --- graphs ---------------------------------------------------------------------------------------------------------
 
 
+#: What is not as the engine meant it.
+MARK = '"#dd0000"'
+
+
 class _Graph:
     """Nodes with labels, grouped by namespace, and edges between them; ids are plain words."""
 
@@ -148,12 +152,18 @@ class _Graph:
         self.ids: dict[str, str] = {}
         self.groups: list[tuple[str, str, list[tuple[str, str]]]] = []
         self.edges: list[tuple[str, str, str]] = []
+        #: Nodes and groups that are not as the engine meant them.
+        self.marked: list[str] = []
+        places = {each.at for each in topo.differences}
         for number, box in enumerate(topo.boxes):
             shown = [each for each in box.interfaces if each.kind != "loopback"]
             nodes = [(self._id(f"{box.name}/{each.device}"), _label(each)) for each in shown]
             if not nodes:
                 nodes = [(self._id(box.name), _nothing(box))]
-            self.groups.append((f"g{number}", box.name, nodes))
+            title = " ".join([box.name, *(f"({port})" for port in box.ports)])
+            self.groups.append((f"g{number}", title, nodes))
+            self.marked += [self.ids[at] for each in shown if (at := f"{box.name}/{each.device}") in places]
+            self.marked += [f"g{number}"] if box.name in places else []
         for box in topo.boxes:
             for each in box.interfaces:
                 self._edges_of(box, each)
@@ -198,6 +208,7 @@ def render_mermaid(topo: Topology) -> str:
         lines.append("  end")
     for one, other, label in graph.edges:
         lines.append(f"  {one} ---|{label}| {other}" if label else f"  {one} --- {other}")
+    lines += [f"  style {each} stroke:#d00,stroke-width:3px" for each in graph.marked]
     return "\n".join(lines)
 
 
@@ -212,7 +223,11 @@ def render_dot(topo: Topology) -> str:
     lines = ["graph nettrace {", "  rankdir=LR;", "  node [shape=box];"]
     for group, title, nodes in graph.groups:
         lines += [f"  subgraph cluster_{group} {{", f"    label={_quoted(safe(title))};"]
-        lines += [f"    {node} [label={_quoted(label)}];" for node, label in nodes]
+        lines += [f"    color={MARK};"] if group in graph.marked else []
+        lines += [
+            f"    {node} [label={_quoted(label)}{f', color={MARK}, penwidth=3' if node in graph.marked else ''}];"
+            for node, label in nodes
+        ]
         lines.append("  }")
     for one, other, label in graph.edges:
         lines.append(f"  {one} -- {other} [label={_quoted(label)}];" if label else f"  {one} -- {other};")

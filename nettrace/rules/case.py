@@ -89,8 +89,20 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def engine(self) -> Engine | None:
-        """The engine that answered, if any."""
-        return self.before.intent.engines[0] if self.before.intent.engines else None
+        """The engine that the flow is about: of its containers, or of the port that it asks for; else the first."""
+        engines = self.before.intent.engines
+        if len(engines) > 1:
+            containers = [self.container_of(self.flow.src), self.container_of(self.flow.dst)]
+            containers += [
+                each
+                for each in self.before.intent.containers
+                if any((port.proto, port.host_port) == (self.flow.proto, self.flow.dport) for port in each.ports)
+            ]
+            for container in containers:
+                for engine in engines:
+                    if container is not None and engine.name == container.engine:
+                        return engine
+        return engines[0] if engines else None
 
     def link_of(self, view: View, endpoint: Endpoint) -> Link | None:
         """Return the interface of a namespace that carries an endpoint: by MAC, else by address."""

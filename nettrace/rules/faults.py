@@ -20,6 +20,7 @@ from nettrace.model.path import Direction, Outcome, Reason, Segment, Step, StepK
 from nettrace.model.snapshot import Link
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Rule as FilterRule
+from nettrace.netfilter.ruleset import Table as FilterTable
 from nettrace.predict import neigh
 from nettrace.predict.world import View
 from nettrace.rules.arp_filters import arp_filtered
@@ -260,11 +261,13 @@ def _split(case: Case, step: Step, ref: RuleRef) -> bool:
 def engine_rules(case: Case, step: Step, ref: RuleRef) -> str | None:
     """Tell whether the engine's forward rules are gone or bypassed; None when they are in place or none is meant."""
     engine = case.engine
-    if engine is None or engine.name not in ("docker", "lab") or engine.iptables is False:
+    if engine is None or engine.name not in ("docker", "podman", "lab") or engine.iptables is False:
         return None
     table = case.world.views[step.netns].ruleset.table(ref.backend, ref.family, "filter")
     if table is None or not any(network.bridge for network in case.before.intent.networks):
         return None
+    if engine.name == "podman":
+        return _podman_rules(case, table)
     chains = [chain for name, chain in table.chains.items() if name.startswith("DOCKER") and name != "DOCKER-USER"]
     forward = table.chains.get("FORWARD")
     bridges = {network.bridge for network in case.before.intent.networks if network.bridge}
@@ -292,6 +295,22 @@ def engine_rules(case: Case, step: Step, ref: RuleRef) -> str | None:
     meant = any(f" {out} " in rule.ref.text for rule in target.rules)
     if not modern and meant and not any(out in text or " -o " not in text for text in jumps):
         return "filter.docker-chains-bypassed"
+    return None
+
+
+def _podman_rules(case: Case, table: FilterTable) -> str | None:
+    """Tell the same of netavark's one chain, which FORWARD jumps to, with two accepts for each subnet."""
+    chain = table.chains.get("NETAVARK_FORWARD")
+    if chain is None or not chain.rules:
+        return "filter.docker-rules-missing"
+    forward = table.chains.get("FORWARD")
+    texts = [rule.ref.text for rule in (forward.rules if forward is not None else ())]
+    if not any(text.endswith("-j NETAVARK_FORWARD") for text in texts):
+        return "filter.docker-chains-bypassed"
+    own = attachment(case, case.flow.src) or attachment(case, case.flow.dst)
+    subnets = [str(pool.subnet) for pool in own[5].subnets] if own is not None and not own[5].internal else []
+    if subnets and not any(subnet in rule.ref.text for subnet in subnets for rule in chain.rules):
+        return "filter.docker-rules-missing"
     return None
 
 
@@ -391,7 +410,9 @@ def accept_mend(case: Case, step: Step, ref: RuleRef) -> Mend:
             commands=(policy_command(case, step.netns, ref),),
             change=set_policy(step.netns, ref, "ACCEPT"),
         )
+    inbound = _inbound_accept(case, step)
     rules = (
+        *((inbound,) if inbound is not None else ()),
         f"-A FORWARD -i {bridge} -j ACCEPT",
         f"-A FORWARD -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     )
@@ -404,10 +425,29 @@ def accept_mend(case: Case, step: Step, ref: RuleRef) -> Mend:
     return Mend(
         summary=(
             f"Accept what comes from {bridge}, and the answers to it; restarting the engine writes its own rules again."
+            if inbound is None
+            else f"Accept what comes for the container by {bridge}, and its answers; restarting the engine writes its "
+            "own rules again."
         ),
         commands=tuple(f"{prefix} {rule}" for rule in rules),
         change=change,
     )
+
+
+def _inbound_accept(case: Case, step: Step) -> str | None:
+    """Return the accept that a new packet for a container behind a bridge needs, where it comes from elsewhere."""
+    link = view_of(case, step).by_name.get(step.device or "")
+    new = step.hook is not None and step.hook.tracking.state is CtState.NEW
+    if link is None or link.kind != "bridge" or not new:
+        return None
+    came = [each.device for each in case.steps(Direction.FORWARD) if each.netns == step.netns and each.device]
+    if came[:1] == [link.name]:
+        return None
+    packet = step.packet
+    proto = {6: "tcp", 17: "udp"}.get(packet.proto)
+    port = f" -p {proto} -m {proto} --dport {packet.dport}" if proto is not None else ""
+    wide = 32 if packet.family == 4 else 128
+    return f"-A FORWARD -d {packet.dst}/{wide} ! -i {link.name} -o {link.name}{port} -j ACCEPT"
 
 
 def _bridge_on_way(case: Case, step: Step) -> str | None:

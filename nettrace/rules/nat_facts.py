@@ -11,10 +11,11 @@ from nettrace.model.flow import Packet
 from nettrace.model.intent import Network
 from nettrace.model.netfilter import Hook, RuleRef
 from nettrace.model.observe import SightingKind
-from nettrace.model.path import Direction, LegEnd, Segment, StepKind
+from nettrace.model.path import Direction, LegEnd, Reason, Segment, Step, StepKind
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Nat
 from nettrace.predict import route as routing
+from nettrace.predict.children import ROUTED
 from nettrace.rules.base import Hit, Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule
@@ -63,10 +64,12 @@ def leaving(case: Case) -> Leaving | None:
     if routing.is_local(view, packet.src) or out.netns == case.flow.src.netns:
         return None
     own = attachment(case, case.flow.src)
-    network = own[5] if own is not None else None
+    routed = _routed_child(case)
+    network = own[5] if own is not None else routed
     subnet = next((each.subnet for each in network.subnets if first.src in each.subnet), None) if network else None
     mode = (network.gateway_mode_ipv4 if packet.family == 4 else network.gateway_mode_ipv6) if network else None
-    meant = network is None or (network.masquerade is not False and mode not in ("routed", "isolated"))
+    # What an ipvlan child in l3 mode sends is routed by the host under its own address: nobody means to translate it.
+    meant = routed is None and _masquerades(network, mode)
     if network is None and not first.src.is_private:
         return None
     return Leaving(
@@ -83,6 +86,20 @@ def leaving(case: Case) -> Leaving | None:
     )
 
 
+def _masquerades(network: Network | None, mode: str | None) -> bool:
+    return network is None or (network.masquerade is not False and mode not in ("routed", "isolated"))
+
+
+def _routed_child(case: Case) -> Network | None:
+    """Return the network of a source that is an ipvlan child whose parent's namespace routes for it."""
+    view = case.view(case.flow.src.netns)
+    for endpoint, network in case.attachments(case.container_of(case.flow.src)):
+        link = case.link_of(view, endpoint) if view is not None else None
+        if link is not None and link.ipvlan_mode in ROUTED:
+            return network
+    return None
+
+
 def _seen_leaving(case: Case, predicted: Packet, point: str) -> Packet:
     """Return the packet as the capture at the egress shows it, else as the model does."""
     for sighting in case.observation.sightings if case.observation is not None else ():
@@ -92,35 +109,60 @@ def _seen_leaving(case: Case, predicted: Packet, point: str) -> Packet:
 
 
 def _covering(case: Case, netns: int, packet: Packet, device: str) -> tuple[RuleRef, ...]:
-    """Return the source NAT rules whose source and output device fit the packet, read from their text."""
+    """Return the source NAT rules whose source and output device fit the packet, read from their text.
+
+    A chain of its own counts only where a jump to it fits too: netavark's names the subnet there.
+    """
     family = "ip" if packet.family == 4 else "ip6"
     found = []
     for table in case.world.views[netns].ruleset.tables:
         if table.family not in (family, "inet"):
             continue
+        texts = [rule.ref.text for chain in table.chains.values() for rule in chain.rules]
         for chain in table.chains.values():
             for rule in chain.rules:
                 kinds = [each.kind for each in rule.exprs if isinstance(each, Nat)]
-                if any(kind in ("masquerade", "snat") for kind in kinds) and _fits(rule.ref.text, packet, device):
+                translates = any(kind in ("masquerade", "snat") for kind in kinds)
+                if not translates or not _fits(rule.ref.text, packet, device):
+                    continue
+                if chain.base is not None or any(_leads(text, chain.name, packet) for text in texts):
                     found.append(rule.ref)
     return tuple(found)
 
 
+def _leads(text: str, chain: str, packet: Packet) -> bool:
+    """Tell whether a rule jumps to a chain, for this packet's addresses."""
+    jump = rf"(?:-j|-g|jump|goto) {re.escape(chain)}(?![\w.-])"
+    return re.search(jump, text) is not None and _addressed(text, packet)
+
+
+def _addressed(text: str, packet: Packet) -> bool:
+    """Tell whether the addresses in a rule's text are the packet's."""
+    for flag, word, address in (("-s", "saddr", packet.src), ("-d", "daddr", packet.dst)):
+        said = re.search(rf"(! )?(?:{flag}|ip6? {word})( !=)? ([0-9a-fA-F.:]+(?:/\d+)?)", text)
+        if said is not None and (address in ip_network(said[3], strict=False)) == bool(said[1] or said[2]):
+            return False
+    return True
+
+
 def _fits(text: str, packet: Packet, device: str) -> bool:
-    source = re.search(r"(! )?(?:-s|ip6? saddr)( !=)? ([0-9a-fA-F.:]+(?:/\d+)?)", text)
-    if source is None:
-        return "-d " not in text and "daddr" not in text and "mark" not in text
-    negated = bool(source[1] or source[2])
-    if (packet.src in ip_network(source[3], strict=False)) == negated:
+    if not _addressed(text, packet):
+        return False
+    if "mark" in text and not re.search(r"-s |saddr", text):
+        return False
+    if re.search(r"--src-type LOCAL|fib saddr type local", text):
+        # For what the host itself sends to its containers.
         return False
     out = re.search(r"(! )?(?:-o|oifname)( !=)? \"?([^\s\"]+)\"?", text)
     if out is not None and (out[3] == device) == bool(out[1] or out[2]):
         return False
     proto = re.search(r"(! )?-p (\S+)", text) or re.search(r"()\b(icmp|tcp|udp) ", text)
-    if proto is not None and (PROTOCOLS.get(proto[2], proto[2]) == packet.proto) == bool(proto[1]):
-        return False
-    narrow = re.search(r"(?:-d|daddr) ([0-9a-fA-F.:]+(?:/\d+)?)", text)
-    return narrow is None or packet.dst in ip_network(narrow[1], strict=False)
+    return proto is None or (PROTOCOLS.get(proto[2], proto[2]) == packet.proto) != bool(proto[1])
+
+
+def from_loopback(case: Case, step: Step) -> bool:
+    """Tell whether a packet of the host's own came to another namespace with a source of 127.0.0.0/8."""
+    return step.reason is Reason.MARTIAN and step.packet.src.is_loopback and step.netns != case.world.host
 
 
 def neighbourly(case: Case, out: Leaving) -> bool:
@@ -181,9 +223,11 @@ def _masquerade(case: Case, out: Leaving, summary: str) -> Mend:
     backend = nat_backend(case, out)
     rule = f"-A POSTROUTING -s {subnet}" + (f" ! -o {bridge}" if bridge else f" -o {out.device}") + " -j MASQUERADE"
     family = "ip" if out.original.family == 4 else "ip6"
+    podman = out.network is not None and out.network.engine == "podman"
+    reload = ("podman network reload --all",) if podman else ()
     return Mend(
         summary=summary,
-        commands=(f"{tool}{'-legacy' if backend == 'legacy' else ''} -t nat {rule}",),
+        commands=(*reload, f"{tool}{'-legacy' if backend == 'legacy' else ''} -t nat {rule}"),
         change=append_rule(out.netns, backend, family, "nat", rule),
     )
 
@@ -193,6 +237,6 @@ def nat_backend(case: Case, out: Leaving) -> str:
     backends = {
         table.backend
         for table in case.world.views[out.netns].ruleset.tables
-        if any(chain.name.startswith("DOCKER") for chain in table.chains.values())
+        if any(chain.name.startswith(("DOCKER", "NETAVARK")) for chain in table.chains.values())
     }
     return "legacy" if backends == {"legacy"} else "nft"

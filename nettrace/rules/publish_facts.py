@@ -22,6 +22,11 @@ from nettrace.rules.change import append_rule
 from nettrace.rules.faults import intent_evidence
 from nettrace.rules.wording import answer_text, errno_evidence, wire_evidence
 
+#: Where netavark's iptables driver leads packets for published ports.
+PODMAN_CHAIN = "NETAVARK-HOSTPORT-DNAT"
+#: A packet came to the host's own sockets, and none takes it.
+UNTAKEN = (Reason.NOT_LISTENING, Reason.PORT_HELD)
+
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A flow to an address of the host: the packet as the host first saw it, and what translation made of it.
@@ -65,6 +70,8 @@ def asked(case: Case) -> Asked | None:
             packet = step.packet
         if step.kind is StepKind.RECEIVE and incoming is None and packet.dst == address:
             link = host.links.get(step.ifindex or 0)
+            if link is not None and link.loopback:
+                continue  # the host's own packet, which the engine's rules see in OUTPUT
             master = host.links.get(link.master or 0) if link is not None else None
             incoming = master.name if master is not None and master.kind == "bridge" else step.device
         if step.hook is not None and step.hook.hook in (Hook.PREROUTING, Hook.OUTPUT):
@@ -85,12 +92,12 @@ def wanted(case: Case) -> Wanted | None:
         for port in container.ports:
             if (port.proto, port.host_port) != (case.flow.proto.value, case.flow.dport):
                 continue
-            found = _target(case, container, family)
+            fits = port.host_ip.version == family and (port.host_ip.is_unspecified or port.host_ip == address)
+            # One that is published on an address of the other family alone is not published on this one.
+            found = _target(case, container, family) or (_target(case, container, 10 - family) if not fits else None)
             if found is None:
                 continue
             target, bridge = found
-            same_family = port.host_ip.version == family
-            fits = same_family and (port.host_ip.is_unspecified or port.host_ip == address)
             want = Wanted(
                 container=container,
                 port=port,
@@ -101,8 +108,7 @@ def wanted(case: Case) -> Wanted | None:
             )
             if fits:
                 return want
-            if same_family:
-                other = other or want
+            other = other or want
     return other
 
 
@@ -147,11 +153,11 @@ def taken_for_host(case: Case, host: View) -> list[Blocker]:
         step = each.step
         if step is None or step.netns != host.id or each.direction is not Direction.FORWARD:
             continue
-        if step.reason is Reason.NOT_LISTENING or (
+        if step.reason in UNTAKEN or (
             step.reason is Reason.FILTERED and step.hook is not None and step.hook.hook is Hook.INPUT
         ):
             found.append(each)
-    return found if any(each.step is not None and each.step.reason is Reason.NOT_LISTENING for each in found) else []
+    return found if any(each.step is not None and each.step.reason in UNTAKEN for each in found) else []
 
 
 def publish_hit(
@@ -203,27 +209,33 @@ def published_text(want: Wanted) -> str:
 
 def restart_command(want: Wanted) -> str:
     """Return the command that makes the engine write a container's rules again."""
-    tool = "podman" if want.engine == "podman" else "docker"
-    return f"{tool} restart {want.container.name}"
+    tool = "podman network reload" if want.engine == "podman" else "docker restart"
+    return f"{tool} {want.container.name}"
 
 
 def dnat_rule(want: Wanted) -> str:
-    """Return the DNAT rule that Docker writes for a published port."""
+    """Return the DNAT rule that the engine writes for a published port; for Podman's two chains, one rule.
+
+    Netavark leaves no bridge out: what comes from its own is masqueraded.
+    """
     port = want.port
     to = f"[{want.target}]" if want.target.version == 6 else str(want.target)
-    away = f"! -i {want.bridge} " if want.bridge else ""
+    podman = want.engine == "podman"
+    chain = PODMAN_CHAIN if podman else "DOCKER"
+    away = f"! -i {want.bridge} " if want.bridge and not podman else ""
     at = "" if port.host_ip.is_unspecified else f"-d {port.host_ip} "
     return (
-        f"-A DOCKER {at}{away}-p {port.proto} -m {port.proto} --dport {port.host_port} "
+        f"-A {chain} {at}{away}-p {port.proto} -m {port.proto} --dport {port.host_port} "
         f"-j DNAT --to-destination {to}:{port.container_port}"
     )
 
 
-def nat_table(host: View, family: int) -> tuple[str, str, str] | None:
-    """Return (backend, family, command) of the iptables nat table that the engine keeps its DOCKER chain in."""
+def nat_table(host: View, family: int, engine: str = "docker") -> tuple[str, str, str] | None:
+    """Return (backend, family, command) of the iptables nat table that the engine keeps its DNAT rules in."""
+    chain = PODMAN_CHAIN if engine == "podman" else "DOCKER"
     name = "ip" if family == 4 else "ip6"
     for table in host.ruleset.tables:
-        if table.name == "nat" and table.family == name and "DOCKER" in table.chains:
+        if table.name == "nat" and table.family == name and chain in table.chains:
             tool = "iptables" if family == 4 else "ip6tables"
             return table.backend, name, f"{tool}-legacy" if table.backend == "legacy" else tool
     return None
@@ -231,7 +243,7 @@ def nat_table(host: View, family: int) -> tuple[str, str, str] | None:
 
 def add_rule_mend(case: Case, ask: Asked, want: Wanted, rule: str, summary: str) -> Mend:
     """Return the remedy that appends a rule to the nat table; without such a table, restart the container."""
-    place = nat_table(ask.host, case.flow.family)
+    place = nat_table(ask.host, case.flow.family, want.engine)
     if place is None:
         return Mend(summary=summary, commands=(restart_command(want),))
     backend, family, tool = place
@@ -277,16 +289,26 @@ def chosen_first(case: Case, ask: Asked) -> RuleRef | None:
     return None
 
 
+def answered_by_proxy(case: Case) -> tuple[Asked, Wanted] | None:
+    """Return a question that no rule translates, and that a userland proxy answered under another address."""
+    ask, want = asked(case), wanted(case)
+    if ask is None or want is None or not want.fits or ask.nat is not None or case.correlation.stranger is None:
+        return None
+    return ask, want
+
+
 def by_own_bridge(ask: Asked, want: Wanted) -> bool:
     """Tell whether the packet came in by the very bridge that the container hangs on."""
     return want.bridge is not None and ask.incoming == want.bridge
 
 
 __all__ = [
+    "PODMAN_CHAIN",
     "Asked",
     "Wanted",
     "add_rule_mend",
     "after_nat",
+    "answered_by_proxy",
     "asked",
     "by_own_bridge",
     "chosen_first",

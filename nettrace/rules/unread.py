@@ -30,6 +30,7 @@ STANDS_ON: dict[Reason, tuple[str, ...]] = {
     Reason.MARTIAN: ("sysctls", *LOOKUP),
     Reason.FILTERED: ("netfilter", "sysctls"),
     Reason.NOT_LISTENING: ("sockets", "netfilter", *LOOKUP),
+    Reason.PORT_HELD: ("sockets", "netfilter", *LOOKUP),
     Reason.NOT_LOCAL: ("addresses",),
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nettrace.collect.engines import Candidate, find_engines
 from nettrace.collect.engines.docker import (
@@ -17,17 +18,25 @@ from nettrace.collect.engines.docker import (
     parse_container,
     parse_engine,
     parse_network,
-    parse_podman_bridges,
+    parse_podman_network,
+    parse_podman_rootless,
     with_gateways,
+    with_network_ids,
 )
+from nettrace.collect.held import mark_held
 from nettrace.collect.intents import Intents
 from nettrace.collect.places import Places
 from nettrace.collect.resolve import parse_endpoint
 from nettrace.errors import EngineError, UsageError
+from nettrace.model.base import Present
 from nettrace.model.intent import Container, Endpoint, Intent
+from nettrace.model.snapshot import Namespace, Socket
 from nettrace.netns import current
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "docker.json").read_text())
+
+
+PODMAN: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "podman-4.3.1.json").read_text())
 
 
 @pytest.fixture(params=sorted(RECORDED))
@@ -81,14 +90,83 @@ def test_swarm_and_firewall_are_told() -> None:
     assert parse_engine({}, {"Swarm": {"NodeID": "", "LocalNodeState": "inactive"}}, "docker", "").swarm is None
 
 
-def test_podman_speaks_the_same_api() -> None:
-    version = {"Version": "4.3.1", "ApiVersion": "1.41", "Components": [{"Name": "Podman Engine", "Version": "4.3.1"}]}
-    assert parse_engine(version, {}, "docker", "unix:///x").name == "podman"
-    row = {"Id": "2f259bab93aa", "Name": "podman", "Driver": "bridge", "Options": {"mtu": "1400"}}
-    network = parse_network({**row, "IPAM": {"Config": [{"Subnet": "10.88.0.0/16", "Gateway": "10.88.0.1"}]}}, "podman")
-    assert (network.bridge, network.mtu) == (None, 1400)
-    told = [{"name": "podman", "driver": "bridge", "network_interface": "podman0"}, {"name": "mv", "driver": "macvlan"}]
-    assert parse_podman_bridges(told) == {"podman": "podman0"}
+def test_podman_names_itself_among_the_components() -> None:
+    engine = parse_engine(PODMAN["version"], {}, "docker", "unix:///x")
+    assert (engine.name, engine.version, engine.rootless) == ("podman", "4.3.1", False)
+
+
+def test_podman_networks_are_those_of_its_own_api() -> None:
+    networks = {each.name: each for each in map(parse_podman_network, PODMAN["networks"])}
+    assert {name: each.bridge for name, each in networks.items()} == {
+        "podman": "podman0",
+        "net1": "podman1",
+        "sealed": "podman2",
+        "six": "podman3",
+    }
+    assert [str(pool.gateway) for pool in networks["six"].subnets] == ["fd00:7::1", "10.89.2.1"]
+    assert (networks["six"].ipv6, networks["sealed"].internal, networks["net1"].internal) == (True, True, False)
+    assert (networks["net1"].dns, networks["podman"].dns) == (True, False)
+    # Its Docker API calls the default network by another name, and knows no device.
+    assert "bridge" in {each["Name"] for each in PODMAN["compat_networks"]}
+
+
+def test_podman_endpoints_lead_to_their_networks() -> None:
+    networks = tuple(map(parse_podman_network, PODMAN["networks"]))
+    ids = {each.name: each.id for each in networks}
+    containers = [with_network_ids(parse_container(row, "podman"), networks) for row in PODMAN["containers"]]
+    assert len(containers) == 6
+    for container in containers:
+        (endpoint,) = container.endpoints
+        assert endpoint.network_id == ids[endpoint.network]
+    six = next(each for each in containers if each.name == "s6")
+    whole = with_network_ids(merge_inspected(six, PODMAN["inspect"]["s6"], 4026531840), networks)
+    assert whole.endpoints[0].network_id == ids["six"]
+    assert whole.endpoints[0].ipv6 == ip_interface("fd00:7::2/64")
+    assert whole.pid == PODMAN["inspect"]["s6"]["State"]["Pid"]
+
+
+def test_podman_macvlan_and_options() -> None:
+    row = {"name": "mv", "id": "ab", "driver": "macvlan", "network_interface": "eth0", "options": {"mtu": "1400"}}
+    network = parse_podman_network(row)
+    assert (network.parent, network.bridge, network.mtu, network.subnets) == ("eth0", None, 1400, ())
+
+
+@pytest.mark.parametrize(
+    ("info", "rootless"),
+    [
+        ({"host": {"security": {"rootless": True}}}, True),
+        ({"host": {"security": {"rootless": False}}}, False),
+        ({}, False),
+    ],
+)
+def test_podman_says_whether_a_plain_user_runs_it(info: dict[str, Any], rootless: bool) -> None:
+    assert parse_podman_rootless(info) is rootless
+
+
+def test_docker_says_whether_a_plain_user_runs_it() -> None:
+    info = {"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"]}
+    assert parse_engine({}, info, "docker", "").rootless is True
+    assert parse_engine({}, {"SecurityOptions": ["name=seccomp"]}, "docker", "").rootless is False
+
+
+def test_a_port_that_podman_only_holds_is_told_from_a_service() -> None:
+    container = parse_container(next(row for row in PODMAN["containers"] if row["Names"] == ["/web"]), "podman")
+    podman = parse_engine(PODMAN["version"], {}, "docker", "")
+    intent = Intent(engines=(podman,), containers=(container,))
+    rows = tuple(
+        Socket(proto=proto, family=4 if "." in at else 6, address=ip_address(at), port=port, state="LISTEN")
+        for proto, at, port in (("tcp", "::", 8080), ("udp", "::", 8080), ("tcp", "::", 80), ("tcp", "10.0.0.1", 8080))
+    )
+    host = Namespace(id=1, name="host", kind="host", sockets=Present(rows=rows))
+    sockets = mark_held(host, intent).sockets
+    assert isinstance(sockets, Present)
+    assert [each.held_for for each in sockets.rows] == ["web", None, None, None]
+    docker = replace(
+        intent, engines=(replace(podman, name="docker"),), containers=(replace(container, engine="docker"),)
+    )
+    assert mark_held(host, docker) is host
+    # A rootless engine's ports are taken by rootlessport, which passes them on.
+    assert mark_held(host, replace(intent, engines=(replace(podman, rootless=True),))) is host
 
 
 def test_odd_containers() -> None:
@@ -205,12 +283,23 @@ def test_endpoints_that_make_no_sense(text: str) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "CONTAINER_HOST", "XDG_RUNTIME_DIR"):
+    for name in (
+        "DOCKER_HOST",
+        "DOCKER_CONTEXT",
+        "CONTAINER_HOST",
+        "CONTAINER_CONNECTION",
+        "CONTAINERS_CONF",
+        "CONTAINERS_CONF_OVERRIDE",
+        "PODMAN_CONNECTIONS_CONF",
+        "XDG_CONFIG_HOME",
+        "XDG_RUNTIME_DIR",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / ".docker"))
     monkeypatch.setattr("nettrace.collect.engines.DOCKER_SOCKET", str(tmp_path / "docker.sock"))
     monkeypatch.setattr("nettrace.collect.engines.PODMAN_SOCKET", str(tmp_path / "podman.sock"))
+    monkeypatch.setattr("nettrace.collect.engines.connections.SYSTEM", (tmp_path / "system",))
     return tmp_path
 
 
@@ -235,6 +324,42 @@ def test_engines_are_looked_for_where_their_clients_would(home: Path, monkeypatc
     monkeypatch.setenv("DOCKER_HOST", "unix:///elsewhere.sock")
     monkeypatch.setenv("CONTAINER_HOST", "unix:///p.sock")
     assert found() == [("docker", "unix:///elsewhere.sock", True), ("podman", "unix:///p.sock", True)]
+
+
+def test_one_engine_behind_two_sockets_is_asked_once(home: Path) -> None:
+    (home / "podman.sock").touch()
+    (home / "docker.sock").symlink_to(home / "podman.sock")
+    assert [each[1] for each in found()] == [f"unix://{home}/docker.sock"]
+
+
+def test_connections_of_podman(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = home / ".config" / "containers"
+    user.mkdir(parents=True)
+    (home / "system" / "containers.conf.d").mkdir(parents=True)
+    (home / "system" / "containers.conf").write_text('[engine.service_destinations.a]\nuri = "unix:///system.sock"\n')
+    (home / "system" / "containers.conf.d" / "1.conf").write_text(
+        '[engine]\nactive_service = "b"\n[engine.service_destinations.b]\nuri = "unix:///b.sock"\n'
+    )
+    assert found() == []  # Podman on Linux uses no service unless it is told to
+    monkeypatch.setenv("CONTAINER_CONNECTION", "a")
+    assert found() == [("podman", "unix:///system.sock", True)]
+    (user / "containers.conf").write_text('[engine.service_destinations.a]\nuri = "unix:///user.sock"\n')
+    assert found() == [("podman", "unix:///user.sock", True)]
+    (user / "podman-connections.json").write_text('{"Connection": {"Connections": {"c": {"URI": "unix:///c.sock"}}}}')
+    monkeypatch.setenv("CONTAINER_CONNECTION", "c")
+    assert found() == [("podman", "unix:///c.sock", True)]
+    monkeypatch.setenv("CONTAINER_CONNECTION", "d")
+    with pytest.raises(EngineError, match="no Podman connection 'd'; there are a, b, c"):
+        found()
+    monkeypatch.setenv("CONTAINER_HOST", "unix:///host.sock")
+    assert found() == [("podman", "unix:///host.sock", True)]
+    monkeypatch.delenv("CONTAINER_HOST")
+    monkeypatch.delenv("CONTAINER_CONNECTION")
+    (user / "containers.conf").write_text("[engine]\nremote = true\n")
+    assert found() == [("podman", "unix:///b.sock", True)]
+    (user / "containers.conf").write_text("[engine\n")
+    with pytest.raises(EngineError, match="is not TOML"):
+        found()
 
 
 def test_a_configuration_that_cannot_be_read_is_an_error(home: Path) -> None:

@@ -5,8 +5,8 @@ atheris is no dependency of nettrace; give it an environment of its own, and run
     python3.11 -m venv /tmp/fuzzvenv && /tmp/fuzzvenv/bin/pip install -e . atheris
     /tmp/fuzzvenv/bin/python -m tests.fuzz.parsers iptables -max_total_time=120 -max_len=2048 [CORPUS_DIR]
 
-Readers: iptables, nft-json, nft-text, ipset, ebtables. Without a corpus folder the seeds below are used. An input that
-breaks a reader belongs into tests/netfilter/cases/, named READER-what.txt, where a test runs it for good.
+Readers: iptables, nft-json, nft-text, ipset, ebtables, paste. Without a corpus folder the seeds below are used. An
+input that breaks a reader belongs into tests/netfilter/cases/, named READER-what.txt, where a test runs it for good.
 """
 
 from __future__ import annotations
@@ -26,6 +26,27 @@ if TYPE_CHECKING:
 __all__ = ["READERS", "main", "read"]
 
 SEEDS: dict[str, str] = {
+    "paste": """$ ip -d addr
+2: eth0@if7: <BROADCAST,UP,LOWER_UP> mtu 1500 qdisc noqueue master br0 state UP group default
+    link/ether 02:42:ac:11:00:02 brd ff:ff:ff:ff:ff:ff link-netnsid 0
+    veth addrgenmode eui64
+    bridge_slave state forwarding hairpin on
+    inet 10.0.0.1 peer 10.0.0.2/32 scope global eth0
+```
+default via 172.17.0.1 dev eth0 metric 100
+10.1.0.0/16 dev eth0 table 7 scope link
+> 100:\tfrom 10.0.0.0/8 fwmark 0x1/0xff lookup vpn
+172.17.0.9 dev eth0 lladdr 02:42:ac:11:00:09 STALE
+02:42:ac:11:00:09 dev eth0 master br0 permanent
+Chain FORWARD (policy DROP 0 packets, 0 bytes)
+ pkts bytes target prot opt in out source destination
+ 1 2K DNAT tcp -- !eth0 * 0.0.0.0/0 10.0.0.0/8 tcp dpt:80 to:172.17.0.2:80
+-P FORWARD DROP
+-A FORWARD -i eth0 -c 1 2 -j DROP
+net.ipv4.ip_forward = 1
+tcp LISTEN 0 128 [::]:80 [::]:*
+[{"Id": "ab", "NetworkSettings": {"Networks": {"x": {"IPAddress": "172.17.0.2", "IPPrefixLen": 16}}}, "State": {}}]
+""",
     "iptables": """*nat
 :PREROUTING ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
@@ -130,12 +151,22 @@ def _ebtables(text: str) -> None:
     _whole(parse_ebtables_save(text, backend="nft"))
 
 
+def _paste(text: str) -> None:
+    from nettrace.model.base import from_json, to_json
+    from nettrace.model.snapshot import Snapshot
+    from nettrace.paste import Source, assemble, recognise
+
+    found = assemble([recognise(Source(name="host/paste.txt", text=text))])
+    assert from_json(to_json(found.snapshot), Snapshot) == found.snapshot
+
+
 READERS: dict[str, Callable[[str], None]] = {
     "iptables": _iptables,
     "nft-json": _nft_json,
     "nft-text": _nft_text,
     "ipset": _ipset,
     "ebtables": _ebtables,
+    "paste": _paste,
 }
 
 
@@ -209,7 +240,7 @@ def main() -> None:
     # Not a dependency, and without type information.
     atheris = import_module("atheris")
     reader, options = sys.argv[1], sys.argv[2:]
-    with atheris.instrument_imports(include=["nettrace.netfilter"]):
+    with atheris.instrument_imports(include=["nettrace.netfilter", "nettrace.paste"]):
         read(reader, SEEDS[reader].encode())
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "seed").write_text(SEEDS[reader])

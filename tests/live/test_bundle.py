@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -217,3 +218,23 @@ def test_without_root_the_lacking_capability_is_named(plain_lab: Lab, tmp_path: 
     done = plain_lab.exec([*argv, "bundle", "create", "-o", str(tmp_path / "x")])
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.startswith("nettrace: nettrace bundle lacks CAP_")
+
+
+def test_a_redacted_bundle_tells_nothing_of_the_host_and_comes_to_the_same_answer(
+    docker_lab: Lab, tmp_path: Path
+) -> None:
+    docker_lab.break_fault("docker-user-drop")
+    done, path = created(docker_lab, tmp_path, "app", "8.8.8.8", "--redact")
+    assert done.returncode == 1, done.stderr
+    bundle = read_bundle(path)
+    texts = texts_of(bundle)
+    assert bundle.manifest.redacted
+    assert "filter.rule-drop" in texts[VERDICT_JSON]
+    name = docker_lab.host.removesuffix("-host")
+    for member, text in texts.items():
+        words = set(re.findall(r"[\w.-]+", text)) if member != CAPTURE else set()
+        assert not words & {"app", "noicc", "sealed", docker_lab.host}, member
+        assert name not in text, member
+    assert docker_lab.nettrace(["bundle", "verify", str(path)]).returncode == 0
+    again = docker_lab.nettrace(["replay", str(path), "--json"])
+    assert json.loads(again.stdout)["findings"] == json.loads(texts[VERDICT_JSON])["findings"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -63,6 +64,49 @@ def test_a_container_in_anothers_namespace_is_told_by_its_owner(docker_lab: Lab)
         assert box(found, "sidecar")["netns"] == box(found, "app")["netns"]
     finally:
         docker_lab.docker("rm", "-f", "sidecar")
+
+
+#: Counts what a run asks of the engine and how often it enters a namespace, and prints that after the document.
+COUNT = """
+import collections, json, sys
+from nettrace.collect.engines.docker import DockerEngine
+from nettrace import netns
+from nettrace.cli import main
+calls = collections.Counter()
+call, enter = DockerEngine._call, netns.run_in
+def counted(self, what, *arguments, **options):
+    calls[what] += 1
+    return call(self, what, *arguments, **options)
+def entered(ns, work):
+    calls[f"entry of {ns.inode}"] += 1
+    return enter(ns, work)
+DockerEngine._call, netns.run_in = counted, entered
+code = main(["topo", "--json"])
+print(json.dumps(calls), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_containers_are_told_by_their_addresses_not_by_a_call_each(docker_lab: Lab) -> None:
+    """One listing of each kind; a call only for the folder of namespaces and for what has no address there."""
+    docker_lab.docker(
+        "run", "-d", "--stop-signal", "KILL", "--name", "apart", "--network", "none", "busybox", "sleep", "600"
+    )
+    try:
+        done = docker_lab.exec([sys.executable, "-c", COUNT])
+        assert done.returncode == 0, done.stderr
+        found, calls = json.loads(done.stdout), json.loads(done.stderr.splitlines()[-1])
+        assert (calls["networks"], calls["containers"]) == (1, 1)
+        assert calls["inspect_container"] <= 2
+        running = [each for each in found["boxes"] if each["kind"] == "container" and each["status"] == "running"]
+        assert len(running) > 6
+        assert all(each["netns"] for each in running)
+        # A namespace is entered once, to open the socket that all of its tables are read by.
+        entries = {what: number for what, number in calls.items() if what.startswith("entry of ")}
+        assert set(entries.values()) == {1}
+        assert {f"entry of {each['netns']}" for each in running} <= entries.keys()
+    finally:
+        docker_lab.docker("rm", "-f", "apart")
 
 
 @pytest.mark.parametrize(

@@ -1274,7 +1274,7 @@ ROWS = (
             lambda lab: lab.host.chain("nat", "-A POSTROUTING -o docker0 -j MASQUERADE"),
             sysctl("host", ipv4__conf__docker0__route_localnet="1"),
         ),
-        lacks=("sysctls", "web"),
+        lacks=("sysctls", "host"),
     ),
     Row(
         code="sysctl.rp-filter",

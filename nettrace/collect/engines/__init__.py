@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from nettrace.collect.engines.connections import podman_endpoint
 from nettrace.errors import EngineError
 from nettrace.model.intent import Container, Intent
 from nettrace.model.texts import RawText
@@ -72,7 +73,9 @@ def find_engines(host: Netns) -> tuple[Sequence[Engine], Sequence[Candidate]]:
     """Return the engines that need no connection, and the addresses at which others may answer.
 
     A host of a lab has that lab's engine and no other. Otherwise the addresses are those that the engines' own clients
-    would use: DOCKER_HOST, DOCKER_CONTEXT and the current context, or the default socket; CONTAINER_HOST, or Podman's.
+    would use: DOCKER_HOST, DOCKER_CONTEXT and the current context, or the default socket; CONTAINER_HOST,
+    CONTAINER_CONNECTION, containers.conf's destinations, or Podman's sockets. One engine is asked once, also where
+    Docker's socket is a link to Podman's.
     """
     from nettrace.lab.state import find_lab_of
 
@@ -91,13 +94,23 @@ def find_engines(host: Netns) -> tuple[Sequence[Engine], Sequence[Candidate]]:
         candidates.append(Candidate("docker", None, explicit=True))
     elif Path(DOCKER_SOCKET).exists():
         candidates.append(Candidate("docker", f"unix://{DOCKER_SOCKET}", explicit=False))
-    if environment.get("CONTAINER_HOST"):
-        candidates.append(Candidate("podman", environment["CONTAINER_HOST"], explicit=True))
+    podman = podman_endpoint(environment)
+    if podman is not None:
+        candidates.append(Candidate("podman", podman, explicit=True))
     else:
         runtime = environment.get("XDG_RUNTIME_DIR")
         sockets = (PODMAN_SOCKET, *((f"{runtime}/podman/podman.sock",) if runtime else ()))
         candidates += [Candidate("podman", f"unix://{path}", explicit=False) for path in sockets if Path(path).exists()]
-    return (), candidates
+    asked: dict[str, Candidate] = {}
+    for each in candidates:
+        asked.setdefault(_socket_of(each.endpoint), each)
+    return (), list(asked.values())
+
+
+def _socket_of(endpoint: str | None) -> str:
+    """Return what tells two addresses of one engine from those of two: the socket behind all links."""
+    scheme, separator, path = (endpoint or "").partition("://")
+    return os.path.realpath(path) if separator and scheme in ("unix", "http+unix") else endpoint or ""
 
 
 def _configured_context() -> bool:

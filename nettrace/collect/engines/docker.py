@@ -32,8 +32,10 @@ __all__ = [
     "parse_container",
     "parse_engine",
     "parse_network",
-    "parse_podman_bridges",
+    "parse_podman_network",
+    "parse_podman_rootless",
     "with_gateways",
+    "with_network_ids",
 ]
 
 TIMEOUT_S = 10
@@ -75,6 +77,10 @@ class DockerEngine:
         #: What the user should know although the engine answers.
         self.warning: str | None = None
         self._node: str | None = None
+        #: Who serves the socket; a plain user's engine is rootless.
+        self._uid: int | None = None
+        #: Podman's networks, to translate the names that it gives for ids.
+        self._networks: tuple[Network, ...] = ()
         self._folders: list[str] = list(DEFAULT_FOLDERS) if name == "docker" else ["/run/netns"]
         self._check(host, explicit=explicit)
         self._client = self._connect()
@@ -103,10 +109,15 @@ class DockerEngine:
                 raise EngineError(f"nobody answers at the {self.name} socket {path}: start the engine") from error
             except OSError as error:
                 raise EngineError(f"the {self.name} socket {path} cannot be used: {error.strerror}") from error
-            pid = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            pid, self._uid, _ = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         with contextlib.suppress(OSError):
             # The process that listens may be hidden or gone; then nothing can be said about it.
-            if pid and os.stat(f"/proc/{pid}/ns/net").st_ino != host.inode:
+            if self._uid:
+                self.warning = (
+                    f"the {self.name} engine at {path} is run by user {self._uid} (rootless): its bridges and rules "
+                    "lie in a namespace of that user's own, and a process carries packets between that and the host"
+                )
+            elif pid and os.stat(f"/proc/{pid}/ns/net").st_ino != host.inode:
                 self.warning = (
                     f"the {self.name} engine at {path} runs in another network namespace than nettrace: "
                     "its bridges and rules are not on the host that nettrace sees"
@@ -152,24 +163,52 @@ class DockerEngine:
 
     def read_intent(self) -> Intent:
         """Return all networks and containers as the listings show them."""
+        if (parsed := parse_engine(self._version, {}, self.name, self.endpoint)).name == "podman":
+            return self._read_podman(parsed)
         networks = tuple(parse_network(each, self.name) for each in self._call("networks"))
-        # /info is slow, and says only two things of interest: the node of a swarm, and (since 28) the firewall.
+        # /info is slow, and says only three things of interest: the node of a swarm, the firewall (since 28), and
+        # whether the engine runs as a plain user.
         major = str(self._version.get("Version") or "").partition(".")[0]
         telling = any(each.scope == "swarm" for each in networks) or (major.isdigit() and int(major) >= 28)
-        engine = parse_engine(self._version, self._call("info") if telling else {}, self.name, self.endpoint)
+        info = self._call("info") if telling or self._uid else {}
+        engine = parse_engine(self._version, info, self.name, self.endpoint)
         self._node = engine.swarm
-        if engine.name == "podman":
-            networks = self._with_podman_bridges(networks)
         containers = tuple(parse_container(each, self.name) for each in self._call("containers", all=True))
         return Intent(engines=(engine,), networks=with_gateways(networks, containers), containers=containers)
 
-    def _with_podman_bridges(self, networks: tuple[Network, ...]) -> tuple[Network, ...]:
-        """Name the bridges of Podman's networks, which its Docker API leaves out, from its own API."""
-        answer = self._client.get(f"{self._client.base_url}/v4.0.0/libpod/networks/json", timeout=TIMEOUT_S)
-        if answer.status_code != 200:
-            return networks
-        bridges = parse_podman_bridges(answer.json())
-        return tuple(replace(each, bridge=bridges.get(each.name, each.bridge)) for each in networks)
+    def _read_podman(self, engine: Engine) -> Intent:
+        """Return what Podman meant: its networks by its own API, for the Docker API leaves half of them out.
+
+        There the default network goes by another name, endpoints give names for ids, and bridges have no device.
+        """
+        self.name = "podman"
+        if "/run/netns" not in self._folders:
+            self._folders.insert(0, "/run/netns")
+        networks = tuple(parse_podman_network(each) for each in self._libpod("networks/json"))
+        containers = tuple(
+            with_network_ids(parse_container(each, self.name), networks) for each in self._call("containers", all=True)
+        )
+        self._networks = networks
+        # Rootless Podman serves its socket as the user; asking it costs a call.
+        rootless = bool(self._uid) and parse_podman_rootless(self._libpod("info"))
+        engine = replace(engine, rootless=rootless)
+        return Intent(engines=(engine,), networks=with_gateways(networks, containers), containers=containers)
+
+    def _libpod(self, what: str) -> Any:
+        """Ask Podman's own API (docs.podman.io, `libpod`); raises EngineError when it does not know the question."""
+        from requests.exceptions import RequestException
+
+        try:
+            answer = self._client.get(f"{self._client.base_url}/v4.0.0/libpod/{what}", timeout=TIMEOUT_S)
+            if answer.status_code == 200:
+                return answer.json()
+            said = f"status {answer.status_code}"
+        except (RequestException, ValueError) as error:
+            said = str(error)
+        raise EngineError(
+            f"the podman engine at {self.endpoint} does not say what its {what.partition('/')[0]} are ({said}): "
+            "nettrace needs Podman 4 or newer"
+        )
 
     def inspect(self, container: Container) -> Container:
         """Return the container with its process, namespace, ports and aliases.
@@ -184,7 +223,7 @@ class DockerEngine:
                 self._folders.insert(0, folder)
         pid = int((answer.get("State") or {}).get("Pid") or 0)
         inode = self._namespace_of(container, pid, key) if pid else None
-        return merge_inspected(container, answer, inode)
+        return with_network_ids(merge_inspected(container, answer, inode), self._networks)
 
     def _namespace_of(self, container: Container, pid: int, key: str) -> int | None:
         """Return the inode of a container's namespace, after making sure that the process is the container's."""
@@ -259,6 +298,7 @@ def parse_engine(version: Mapping[str, Any], info: Mapping[str, Any], name: str,
         api=str(version.get("ApiVersion") or ""),
         firewall_backend=backend or None,
         swarm=swarm.get("NodeID") or None if swarm.get("LocalNodeState") == "active" else None,
+        rootless=any("name=rootless" in str(each) for each in info.get("SecurityOptions") or ()),
     )
 
 
@@ -333,13 +373,47 @@ def _first(network: Network, pool: Subnet) -> IPAddress | None:
     return pool.subnet.network_address + 1
 
 
-def parse_podman_bridges(answer: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the host's bridge by network name, from Podman's GET /libpod/networks/json."""
-    return {
-        str(each["name"]): str(each["network_interface"])
-        for each in answer
-        if each.get("driver") == "bridge" and each.get("network_interface")
-    }
+def parse_podman_network(data: Mapping[str, Any]) -> Network:
+    """Turn one row of Podman's GET /libpod/networks/json into a Network.
+
+    `network_interface` is the bridge, or the parent of a macvlan or ipvlan; options are netavark's (mtu, isolate,
+    mode, vlan, metric, no_default_route). Podman masquerades every bridge network that is not internal, and all
+    containers of one network may talk.
+    """
+    options = {str(key): str(value) for key, value in (data.get("options") or {}).items()}
+    driver, device = str(data.get("driver") or ""), str(data.get("network_interface") or "") or None
+    return Network(
+        id=str(data.get("id") or data["name"]),
+        name=str(data["name"]),
+        driver=driver,
+        engine="podman",
+        internal=bool(data.get("internal")),
+        ipv6=bool(data.get("ipv6_enabled")),
+        subnets=tuple(
+            Subnet(subnet=ip_network(pool["subnet"], strict=False), gateway=_address(pool.get("gateway")))
+            for pool in data.get("subnets") or ()
+            if pool.get("subnet")
+        ),
+        bridge=device if driver == "bridge" else None,
+        mtu=int(options["mtu"]) if options.get("mtu", "").isdigit() else None,
+        parent=device if driver in ("macvlan", "ipvlan") else None,
+        options=options,
+        dns=bool(data.get("dns_enabled")),
+    )
+
+
+def parse_podman_rootless(info: Mapping[str, Any]) -> bool:
+    """Tell from Podman's GET /libpod/info whether a plain user runs it."""
+    return bool(((info.get("host") or {}).get("security") or {}).get("rootless"))
+
+
+def with_network_ids(container: Container, networks: Sequence[Network]) -> Container:
+    """Give a container's endpoints the ids of their networks where the engine gave their names (Podman does)."""
+    ids = {each.name: each.id for each in networks}
+    endpoints = tuple(
+        replace(each, network_id=ids.get(each.network_id, each.network_id)) for each in container.endpoints
+    )
+    return replace(container, endpoints=endpoints)
 
 
 def parse_container(data: Mapping[str, Any], engine: str) -> Container:

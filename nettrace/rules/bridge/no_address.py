@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from ipaddress import ip_interface
 
-from nettrace.model.path import Reason, Segment
+from nettrace.correlate import Blocker
+from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import Address
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -29,12 +30,14 @@ def check(case: Case) -> Result:
     hits = []
     host = case.host
     ends = [case.container_of(end) for end in (case.flow.src, case.flow.dst)]
-    for blocker, step in blockers(case, *REASONS):
+    for blocker, step in [*blockers(case, *REASONS), *_astray(case)]:
         for container in ends:
             for _endpoint, network in case.attachments(container):
                 bridge = host.by_name.get(network.bridge or "") if host is not None else None
                 subnet = next((each for each in network.subnets if each.subnet.version == case.flow.family), None)
-                if host is None or bridge is None or subnet is None or subnet.gateway is None or network.internal:
+                if host is None or bridge is None or subnet is None or subnet.gateway is None:
+                    continue
+                if network.internal and case.flow.dst.address != subnet.gateway:
                     continue
                 if host.owned.get(subnet.gateway) == bridge.ifindex:
                     continue
@@ -67,6 +70,33 @@ def check(case: Case) -> Result:
                 )
                 return fired(*hits)
     return fired(*hits)
+
+
+def _astray(case: Case) -> list[tuple[Blocker, Step]]:
+    """Return the stops of what the host routes elsewhere although it is for an engine's network.
+
+    With the bridge's address its route to the network went too (fib_del_ifaddr, cleanup_prefix_route).
+    """
+    found = []
+    for blocker in case.blockers:
+        before = case.steps(Direction.FORWARD) if blocker.direction is Direction.REPLY else ()
+        for step in (*before, *case.steps(blocker.direction)):
+            if step is blocker.step:
+                break
+            if step.kind is not StepKind.ROUTE or step.netns != case.world.host or step.route is None:
+                continue
+            if step.route.kind == "unicast" and _home_of(case, step) not in (None, step.device):
+                found.append((blocker, step))
+                break
+    return found
+
+
+def _home_of(case: Case, step: Step) -> str | None:
+    """Return the bridge of the engine's network that a routed packet is for."""
+    for network in case.before.intent.networks:
+        if network.bridge is not None and any(step.packet.dst in pool.subnet for pool in network.subnets):
+            return network.bridge
+    return None
 
 
 RULE = rule("bridge.no-address", check, rank=30, needs=("addresses", "intent"))

@@ -26,7 +26,11 @@ def check(case: Case) -> Result:
         container = case.container_of(end)
         status = container.status if container is not None else "not running"
         verb = "unpause" if status == "paused" else "start"
-        tool = "podman" if container is not None and container.engine == "podman" else "docker"
+        tool = container.engine if container is not None and container.engine in ("podman", "cri") else "docker"
+        command = f"{tool} {verb} {end.name}"
+        if tool == "cri":
+            namespace, _, name = end.name.removeprefix("pod:").partition("/")
+            command = f"kubectl --namespace {namespace} describe pod {name}"
         hits.append(
             Hit(
                 title=f"container {end.name} is {status}",
@@ -35,7 +39,7 @@ def check(case: Case) -> Result:
                 evidence=(intent_evidence(f"container {end.name}: {status}", tool),),
                 mend=Mend(
                     summary=f"{verb.capitalize()} the container.",
-                    commands=(f"{tool} {verb} {end.name}",),
+                    commands=(command,),
                     # A stopped container has no namespace yet that the model could walk.
                     change=set_status(container, "running") if container is not None and status == "paused" else None,
                 ),

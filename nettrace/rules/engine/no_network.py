@@ -1,10 +1,12 @@
 """A container of the flow has no network.
 
 What it reports: the source or destination was started with --network none, was disconnected from its last network, or
-    shares the network of a container that has stopped or has started anew since.
-Why traffic stops: its namespace holds only the loopback.
-Proof: the engine's endpoints; the namespace's links.
-Remedy: connect it to a network; one that shares another's network must be started again after that one.
+    shares the network of a container that has stopped or has started anew since; or the destination's only network is a
+    process (slirp4netns, pasta), which nothing else is in.
+Why traffic stops: its namespace holds only the loopback; or no device leads into it.
+Proof: the engine's endpoints; the namespace's links, and the process behind its tap.
+Remedy: connect it to a network; one that shares another's network must be started again after that one; publish a port
+    of a rootless container.
 Known limits: none.
 Seen in the field: no public report was read; it is how `--network none` is meant.
 """
@@ -15,9 +17,11 @@ from nettrace.model.flow import FlowEnd
 from nettrace.model.intent import Container
 from nettrace.model.path import Direction, Reason, Segment
 from nettrace.model.verdict import Evidence
+from nettrace.predict.user_network import behind_process
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import blockers, errno_or_wire, intent_evidence
+from nettrace.rules.wording import link_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -54,7 +58,7 @@ def check(case: Case) -> Result:
                 blocker=blocker,
             )
         )
-    return fired(*hits)
+    return fired(*hits, *_behind_a_process(case))
 
 
 def _owner_evidence(case: Case, container: Container) -> tuple[Evidence, ...]:
@@ -108,4 +112,34 @@ def _explain(case: Case, end: FlowEnd, container: Container) -> tuple[str, Mend]
     )
 
 
-RULE = rule("engine.no-network", check, rank=12, needs=("intent",))
+def _behind_a_process(case: Case) -> list[Hit]:
+    """Return the finding of a destination that only a process passes packets to: they cannot be sent to its address."""
+    end = case.flow.dst
+    tap = behind_process(case.world, end.netns, end.address)
+    if tap is None or not case.blockers or any(step.netns == end.netns for step in case.steps(Direction.FORWARD)):
+        return []
+    view, link = tap
+    blocker = case.blockers[0]
+    reader = link.reader or "a process"
+    return [
+        Hit(
+            title=f"no network leads to {end.name}: {reader} is all that is behind its {link.name}",
+            explanation=f"{end.address} is an address that {reader} made up for {end.name}. Nothing else is in that "
+            "network, so packets to it go elsewhere.",
+            at=f"{view.name}/{link.name}",
+            evidence=(link_evidence(view, link), *wire_evidence(case, blocker)),
+            mend=Mend(
+                summary="Publish the port and ask for it at the host's address, or use a network that both are in.",
+                commands=("podman run -p <host port>:<container port> …",),
+            ),
+            basis=blocker.basis,
+            blocker=blocker,
+            segment=Segment.DESTINATION,
+            direction=Direction.FORWARD,
+            device=link.name,
+            netns=view.id,
+        )
+    ]
+
+
+RULE = rule("engine.no-network", check, rank=12, needs=("links",))

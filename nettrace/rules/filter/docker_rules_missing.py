@@ -49,7 +49,8 @@ def _nothing_left(case: Case) -> Hit | None:
     engine = case.engine
     if out is None or out.translated or not out.meant or engine is None or engine.iptables is False:
         return None
-    tables = case.world.views[out.netns].ruleset.tables
+    families = ("ip" if out.packet.family == 4 else "ip6", "inet")
+    tables = [table for table in case.world.views[out.netns].ruleset.tables if table.family in families]
     if out.network is None or any(ENGINE_CHAIN.match(name) for table in tables for name in table.chains):
         return None
     family = "ip" if out.original.family == 4 else "ip6"

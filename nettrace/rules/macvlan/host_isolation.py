@@ -1,9 +1,10 @@
-"""A macvlan interface and its parent's host cannot talk, by design.
+"""A macvlan or ipvlan interface and its parent's host cannot talk, by design.
 
-What it reports: the packet goes from a macvlan child to an address of the parent's host.
-Why traffic stops: a macvlan child sends past the parent's own stack.
-Proof: the parent relation; the destination's MAC is the parent's.
-Remedy: give the host a macvlan interface of its own.
+What it reports: the packet goes from a child to an address of the parent's host, or from that host to a child.
+Why traffic stops: a child sends past the parent's own stack, and what the host sends by the parent goes out on the
+    wire, past the children.
+Proof: the parent relation; the destination is the parent's host, or the child itself.
+Remedy: give the host an interface of the same kind on the same parent.
 Known limits: none.
 Seen in the field: everybody reaches the container but its own host, by design of the driver (libnetwork#1915,
     docs#6745, docs#22607, docs#10751, docs#16360). Very common.
@@ -12,10 +13,16 @@ Seen in the field: everybody reaches the container but its own host, by design o
 from __future__ import annotations
 
 from nettrace.model.path import Reason
+from nettrace.model.snapshot import Link
+from nettrace.predict.children import children_of
+from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import blockers, view_of
 from nettrace.rules.wording import link_evidence, wire_evidence
+
+#: The mode in which a child of the host's own reaches its siblings.
+MODE = {"macvlan": "bridge", "ipvlan": "l2"}
 
 
 def check(case: Case) -> Result:
@@ -24,24 +31,31 @@ def check(case: Case) -> Result:
     for blocker, step in blockers(case, Reason.MACVLAN_ISOLATED):
         view = view_of(case, step)
         parent = view.links[step.ifindex or 0]
+        kind = _kind(case, view, parent)
         hits.append(
             Hit(
-                title=f"macvlan keeps the container and {parent.name}'s host apart",
-                explanation=f"{step.text}: that is how macvlan works.",
+                title=f"{kind} keeps the container and {parent.name}'s host apart",
+                explanation=f"{step.text}: that is how {kind} works.",
                 at=f"{view.name}/{parent.name}",
                 evidence=(link_evidence(view, parent), *wire_evidence(case, blocker)),
                 mend=Mend(
                     summary=(
-                        "Give the host a macvlan interface of its own on the same parent, with a route to the "
+                        f"Give the host a {kind} interface of its own on the same parent, with a route to the "
                         "container."
                     ),
-                    commands=(f"ip link add shim0 link {parent.name} type macvlan mode bridge",),
+                    commands=(f"ip link add shim0 link {parent.name} type {kind} mode {MODE[kind]}",),
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
             )
         )
     return fired(*hits)
+
+
+def _kind(case: Case, view: View, parent: Link) -> str:
+    """Return what sort of child it is about: all children of one parent are of one sort."""
+    kinds = {link.kind for _view, link in children_of(case.world, view, parent)}
+    return "ipvlan" if kinds & {"ipvlan", "ipvtap"} else "macvlan"
 
 
 RULE = rule("macvlan.host-isolation", check, rank=53, needs=("links",))

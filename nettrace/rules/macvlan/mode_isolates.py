@@ -32,7 +32,7 @@ def check(case: Case) -> Result:
     for one in _siblings(source):
         for other in _siblings(target):
             same = (one.peer_ifindex, source.peer(one)) == (other.peer_ifindex, target.peer(other))
-            modes = (one.macvlan_mode or one.ipvlan_mode, other.macvlan_mode or other.ipvlan_mode)
+            modes = (one.macvlan_mode or one.ipvlan_flag, other.macvlan_mode or other.ipvlan_flag)
             if one.ifindex in used and same and any(mode in MODES for mode in modes):
                 return fired(_hit(case, source, one, target, other))
     return fired()
@@ -44,23 +44,25 @@ def _siblings(view: View) -> list[Link]:
 
 def _hit(case: Case, source: View, one: Link, target: View, other: Link) -> Hit:
     blocker = case.blockers[0]
-    modes = (one.macvlan_mode, other.macvlan_mode, one.ipvlan_mode, other.ipvlan_mode)
+    modes = (one.macvlan_mode, other.macvlan_mode, one.ipvlan_flag, other.ipvlan_flag)
     mode = next(each for each in modes if each in MODES)
     why = "drops frames between siblings" if mode == "private" else "sends them to the switch, which must reflect them"
+    ipvlan = one.kind == "ipvlan"
+    field, word = ("ipvlan_flag", f"mode {one.ipvlan_mode} bridge") if ipvlan else ("macvlan_mode", "mode bridge")
     return Hit(
         title=f"{source.name} and {target.name} hang on one parent in {mode} mode, which keeps them apart",
         explanation=f"Both interfaces are {one.kind}s of the same parent; {mode} mode {why}.",
         at=f"{source.name}/{one.name}",
         evidence=(link_evidence(source, one), link_evidence(target, other), *wire_evidence(case, blocker)),
         mend=Mend(
-            summary="Use bridge mode: create the network again with -o macvlan_mode=bridge.",
+            summary=f"Use bridge mode: create the network again with -o {one.kind}_{field.split('_')[1]}=bridge.",
             commands=tuple(
-                f"{enter(case, view.id)}ip link set {link.name} type {link.kind} mode bridge"
+                f"{enter(case, view.id)}ip link set {link.name} type {link.kind} {word}"
                 for view, link in ((source, one), (target, other))
             ),
             change=together(
-                set_link(source.id, one.ifindex, macvlan_mode="bridge"),
-                set_link(target.id, other.ifindex, macvlan_mode="bridge"),
+                set_link(source.id, one.ifindex, **{field: "bridge"}),
+                set_link(target.id, other.ifindex, **{field: "bridge"}),
             ),
         ),
         basis=blocker.basis,

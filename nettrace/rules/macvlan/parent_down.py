@@ -15,7 +15,7 @@ from nettrace.model.snapshot import Link
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import set_link, together
+from nettrace.rules.change import bring_up, together
 from nettrace.rules.faults import blockers, errno_or_wire, view_of
 from nettrace.rules.wording import enter, link_evidence
 
@@ -36,10 +36,8 @@ def check(case: Case) -> Result:
             state = "down" if not device.up else "without carrier"
             change = None
             if not device.up:
-                change = together(
-                    set_link(where.id, device.ifindex, up=True, lower_up=True, operstate="UP"),
-                    set_link(child_view.id, child.ifindex, lower_up=True, operstate="UP"),
-                )
+                # A child has the carrier of its parent, and its routes count again with it.
+                change = together(bring_up(where.id, device.ifindex), bring_up(child_view.id, child.ifindex))
             hits.append(
                 Hit(
                     title=f"{device.name}, the parent of {child.name} in {child_view.name}, is {state}",

@@ -17,6 +17,7 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule
 from nettrace.rules.publish_facts import (
+    PODMAN_CHAIN,
     Asked,
     Wanted,
     add_rule_mend,
@@ -27,6 +28,7 @@ from nettrace.rules.publish_facts import (
     dnat_rules,
     nat_table,
     publish_hit,
+    restart_command,
     taken_for_host,
     wanted,
 )
@@ -39,11 +41,16 @@ def check(case: Case) -> Result:
     if ask is None or want is None or not want.fits or ask.nat is not None:
         return fired()
     right, wrong = dnat_rules(ask.host, want)
-    if wrong or (right and (by_own_bridge(ask, want) or chosen_first(case, ask) is not None)):
+    left_out = by_own_bridge(ask, want) and want.engine != "podman"
+    if wrong or (right and (left_out or chosen_first(case, ask) is not None)):
         return fired()
     hits = []
     for blocker in taken_for_host(case, ask.host):
         port = f"{want.port.host_port}/{want.port.proto}"
+        address = case.flow.dst.address
+        if right and ask.incoming is None and address is not None and address.is_loopback:
+            hits.append(_unproxied(case, ask, want, port, blocker))
+            continue
         if right:
             # The host's own packets come back in by the loopback device.
             hook = Hook.PREROUTING if ask.incoming not in (None, "lo") else Hook.OUTPUT
@@ -79,19 +86,39 @@ def _missing(case: Case, ask: Asked, want: Wanted, port: str, blocker: Blocker) 
     )
 
 
+def _unproxied(case: Case, ask: Asked, want: Wanted, port: str, blocker: Blocker) -> Hit:
+    """The engine's rules leave 127.0.0.0/8 and ::1 to its userland proxy."""
+    return publish_hit(
+        case,
+        ask,
+        blocker,
+        title=f"no rule translates {case.flow.dst.address} for the published port {port}, and no proxy listens",
+        explanation=f"{want.container.name} publishes {port}. The engine's rules leave packets to the host's loopback "
+        "to its userland proxy (docker-proxy), and none listens on that port, so nobody takes this one.",
+        mend=Mend(
+            summary="Restart the container, so that the engine starts its proxy again, and find what ended it.",
+            commands=(restart_command(want),),
+        ),
+        want=want,
+    )
+
+
 def _jump_mend(case: Case, ask: Asked, want: Wanted, hook: Hook) -> Mend:
     summary = "Restart the engine, so that it writes the jump again, and find what deleted it."
-    place = nat_table(ask.host, case.flow.family)
+    podman = want.engine == "podman"
+    place = nat_table(ask.host, case.flow.family, want.engine)
     if place is None:
         return Mend(summary=summary, commands=("systemctl restart docker",))
     backend, family, tool = place
     own = ""
     if hook is Hook.OUTPUT:
         own = "! -d 127.0.0.0/8 " if case.flow.family == 4 else "! -d ::1/128 "
-    rule_text = f"-A {hook.value.upper()} {own}-m addrtype --dst-type LOCAL -j DOCKER"
+    target = PODMAN_CHAIN if podman else "DOCKER"
+    own = "" if podman else own
+    rule_text = f"-A {hook.value.upper()} {own}-m addrtype --dst-type LOCAL -j {target}"
     return Mend(
         summary=summary,
-        commands=(f"{tool} -t nat {rule_text}",),
+        commands=(*(("podman network reload --all",) if podman else ()), f"{tool} -t nat {rule_text}"),
         change=append_rule(ask.host.id, backend, family, "nat", rule_text),
     )
 

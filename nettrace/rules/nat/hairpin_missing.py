@@ -1,6 +1,7 @@
 """A container cannot reach itself or its neighbour through the published port.
 
-What it reports: the packet comes in by the bridge that the published container hangs on, and is not turned back.
+What it reports: the packet comes in by the bridge that the published container hangs on, and is not turned back; or
+    a datagram from a container is answered by the userland proxy under another address.
 Why traffic stops: the engine's DNAT leaves packets from that bridge alone (a userland proxy should take them, and none
     listens), or the bridge does not send a frame out of the port that it came in by.
 Proof: the DNAT rule with its "! -i"; no listener on the host; the port's hairpin flag.
@@ -15,11 +16,13 @@ from __future__ import annotations
 from nettrace.correlate import Blocker
 from nettrace.model.path import Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import Link
+from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import insert_rule, set_port
+from nettrace.rules.change import append_rule, insert_rule, set_port
 from nettrace.rules.faults import blockers, view_of
 from nettrace.rules.publish_facts import (
+    answered_by_proxy,
     asked,
     by_own_bridge,
     chosen_first,
@@ -27,6 +30,7 @@ from nettrace.rules.publish_facts import (
     dnat_rules,
     nat_table,
     publish_hit,
+    restart_command,
     taken_for_host,
     wanted,
 )
@@ -35,7 +39,7 @@ from nettrace.rules.wording import link_evidence, rule_evidence, wire_evidence
 
 def check(case: Case) -> Result:
     """Fire when a published port is asked for from the published container's own bridge, and is not translated."""
-    return fired(*_untranslated(case), *_no_hairpin(case))
+    return fired(*_untranslated(case), *_no_hairpin(case), *_own_source(case), *_answers_otherwise(case))
 
 
 def _untranslated(case: Case) -> list[Hit]:
@@ -77,6 +81,44 @@ def _untranslated(case: Case) -> list[Hit]:
     ]
 
 
+def _answers_otherwise(case: Case) -> list[Hit]:
+    """A datagram that no rule translates is taken by the userland proxy, which answers from whatever address fits."""
+    found, stranger = answered_by_proxy(case), case.correlation.stranger
+    if found is None or stranger is None or not case.blockers:
+        return []
+    ask, want = found
+    right, _wrong = dnat_rules(ask.host, want)
+    port = f"{want.port.host_port}/{want.port.proto}"
+    name = want.container.name
+    return [
+        publish_hit(
+            case,
+            ask,
+            case.blockers[0],
+            title=f"the userland proxy answers {port} from {stranger.packet.src}, not from {case.flow.dst.address}",
+            explanation=f"No rule translates what comes by {ask.incoming} for the published port of {name}, so the "
+            f"engine's userland proxy takes it, and its answer leaves with the source {stranger.packet.src}. The "
+            f"socket that asked {case.flow.dst.address} does not take that for an answer.",
+            mend=Mend(
+                summary=f"Ask the address that answers, reach {name} by its own name on a network that both are in, or "
+                "run the engine with --userland-proxy=false, so that rules translate these packets.",
+                commands=(f"docker network connect <network of {name}> <the container that asks>",),
+            ),
+            want=want,
+            evidence=(
+                Evidence(
+                    kind=EvidenceKind.PACKET,
+                    ref=stranger.point,
+                    text=f"the answer to {case.flow.dst.address}:{case.flow.dport} came from "
+                    f"{stranger.packet.src}:{stranger.packet.sport}",
+                ),
+                *(rule_evidence(case, ask.host.id, right[0]) if right else ()),
+            ),
+            segment=case.blockers[0].segment,
+        )
+    ]
+
+
 def _no_hairpin(case: Case) -> list[Hit]:
     hits = []
     for blocker, step in blockers(case, Reason.PORT_NO_HAIRPIN, Reason.OTHERHOST):
@@ -101,6 +143,48 @@ def _no_hairpin(case: Case) -> list[Hit]:
                 segment=Segment.BRIDGE,
                 device=port.name,
                 netns=view.id,
+            )
+        )
+    return hits
+
+
+def _own_source(case: Case) -> list[Hit]:
+    """A packet that was turned back to its sender still carries the sender's own address, which nobody takes in."""
+    ask, want = asked(case), wanted(case)
+    if ask is None or want is None or ask.nat is None:
+        return []
+    place = nat_table(ask.host, case.flow.family)
+    hits = []
+    for blocker, step in blockers(case, Reason.MARTIAN):
+        packet = step.packet
+        if packet.src != packet.dst or step.netns != case.flow.src.netns or packet.dst != want.target:
+            continue
+        wide = 32 if packet.family == 4 else 128
+        text = (
+            f"-A POSTROUTING -s {packet.src}/{wide} -d {packet.dst}/{wide} -p {want.port.proto} -m {want.port.proto} "
+            f"--dport {want.port.container_port} -j MASQUERADE"
+        )
+        commands, change = [restart_command(want)], None
+        if place is not None:
+            backend, family, tool = place
+            commands.append(f"{tool} -t nat {text}")
+            change = append_rule(ask.host.id, backend, family, "nat", text)
+        hits.append(
+            publish_hit(
+                case,
+                ask,
+                blocker,
+                title=f"{want.container.name} gets its own packet back with its own address as the source",
+                explanation=f"The packet of {want.container.name} for its published port comes back to it, and no rule "
+                f"gives it another source than {packet.src}: an address of its own coming in is discarded.",
+                mend=Mend(
+                    summary="Add the rule that masquerades it; restarting the container writes it again.",
+                    commands=tuple(commands),
+                    change=change,
+                ),
+                want=want,
+                segment=blocker.segment,
+                device=want.bridge,
             )
         )
     return hits

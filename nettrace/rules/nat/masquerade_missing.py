@@ -15,21 +15,55 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from nettrace.model.path import Direction, StepKind
+from nettrace.model.path import Direction, Reason, StepKind
 from nettrace.model.text import route_text
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import add_route, delete_route, together
-from nettrace.rules.nat_facts import Leaving, leaving, nat_hit, neighbourly
+from nettrace.rules.change import add_route, append_rule, delete_route, together
+from nettrace.rules.faults import blockers
+from nettrace.rules.nat_facts import Leaving, from_loopback, leaving, nat_hit, neighbourly
+from nettrace.rules.publish_facts import asked, nat_table, publish_hit, wanted
 from nettrace.rules.wording import enter, names, route_evidence
 
 
 def check(case: Case) -> Result:
     """Fire when the packet leaves with the container's own address, masquerading is meant, and no rule does it."""
+    local = _local_source(case)
+    if local is not None:
+        return fired(local)
     out = leaving(case)
     if out is None or out.translated or out.covering or not out.meant or neighbourly(case, out):
         return fired()
     return fired(_hit(case, out))
+
+
+def _local_source(case: Case) -> Hit | None:
+    """The host's own packet to a published port on 127.0.0.1 came to the container untranslated."""
+    ask, want = asked(case), wanted(case)
+    found = next((each for each in blockers(case, Reason.MARTIAN) if from_loopback(case, each[1])), None)
+    if ask is None or want is None or found is None:
+        return None
+    place = nat_table(ask.host, 4)
+    rule_text = f"-A POSTROUTING -o {want.bridge} -m addrtype --src-type LOCAL -j MASQUERADE"
+    summary = "Add the rule; restarting the engine writes it again."
+    commands, change = ("systemctl restart docker",), None
+    if place is not None:
+        backend, family, tool = place
+        commands = (f"{tool} -t nat {rule_text}",)
+        change = append_rule(ask.host.id, backend, family, "nat", rule_text)
+    source = found[1].packet.src
+    return publish_hit(
+        case,
+        ask,
+        found[0],
+        title=f"{source} comes to {want.container.name} untranslated: the MASQUERADE rule for local sources is missing",
+        explanation=f"The host's own packet for its published port keeps the source {source}, and "
+        f"{want.container.name} discards what comes from such an address.",
+        mend=Mend(summary=summary, commands=commands, change=change),
+        want=want,
+        segment=found[0].segment,
+        device=want.bridge,
+    )
 
 
 def _hit(case: Case, out: Leaving) -> Hit:

@@ -22,8 +22,8 @@ from nettrace.rules.wording import answer_text, enter, sysctl_evidence, wire_evi
 def check(case: Case) -> Result:
     """Fire when the destination has no socket on the port, on any address."""
     hits = []
-    for blocker, step in blockers(case, Reason.NOT_LISTENING):
-        if step.socket is not None:
+    for blocker, step in blockers(case, Reason.NOT_LISTENING, Reason.PORT_HELD):
+        if step.socket is not None and step.reason is Reason.NOT_LISTENING:
             continue
         view = view_of(case, step)
         port = step.packet.dport

@@ -24,7 +24,7 @@ def check(case: Case) -> Result:
     engine = case.engine
     if ask is None or ask.nat is not None or wanted(case) is not None or engine is None:
         return fired()
-    if case.flow.dst.kind is EndpointKind.CONTAINER:
+    if case.flow.dst.kind is EndpointKind.CONTAINER and case.flow.dst.netns == ask.host.id:
         return fired()  # it uses the host's own network: what listens there needs no publishing
     if case.lookup is not None and not case.lookup.addresses:
         return fired()  # the query for a name: a server of the host's own is meant

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from nettrace.rules.base import Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.publish_facts import asked, publish_hit, published_text, taken_for_host, wanted
+from nettrace.rules.publish_facts import Wanted, asked, publish_hit, published_text, taken_for_host, wanted
 
 
 def check(case: Case) -> Result:
@@ -33,15 +33,27 @@ def check(case: Case) -> Result:
             f"{case.flow.dst.address}.",
             mend=Mend(
                 summary="Publish the port on all addresses, or on the one that is used (create the container again).",
-                commands=(
-                    f"docker run -p {port.host_port}:{port.container_port}/{port.proto} …  # without {port.host_ip}",
-                ),
+                commands=_commands(case, want),
             ),
             want=want,
         )
         for blocker in taken_for_host(case, ask.host)
     ]
     return fired(*hits)
+
+
+def _commands(case: Case, want: Wanted) -> tuple[str, ...]:
+    """Return how the port is published on every address, also where the network has another one for its default."""
+    port = want.port
+    ports = f"{port.host_port}:{port.container_port}/{port.proto}"
+    network = case.network_of_bridge(want.bridge or "")
+    if network is None or network.host_binding != port.host_ip:
+        return (f"docker run -p {ports} …  # without {port.host_ip}",)
+    option = "com.docker.network.bridge.host_binding_ipv4"
+    return (
+        f"docker run -p 0.0.0.0:{ports} …  # {network.name} was created with {option}={port.host_ip}",
+        f"docker network create -o {option}=0.0.0.0 …",
+    )
 
 
 RULE = rule("port.published-on-loopback", check, rank=46, needs=("intent",))

@@ -44,11 +44,21 @@ def check(case: Case) -> Result:
         None,
     )
     shown = seen.packet if seen is not None else leave.packet
+    explanation = (
+        f"The packet left this host by {leave.device} as {shown.src} → {shown.dst}, which is right, "
+        "and nothing came back: it is lost beyond this host, one way or the other."
+    )
+    tap = view.by_name.get(leave.device or "")
+    if tap is not None and tap.kind == "tun":
+        explanation = (
+            f"The packet was handed to {tap.reader or 'the process'} behind {tap.name} as {shown.src} → {shown.dst}, "
+            "and nothing came back: that process may not have sent it on, the host's rules for its own sockets may "
+            "stop it, or it is lost beyond this host."
+        )
     return fired(
         Hit(
             title=f"{case.flow.dst.name} did not answer",
-            explanation=f"The packet left this host by {leave.device} as {shown.src} → {shown.dst}, which is right, "
-            "and nothing came back: it is lost beyond this host, one way or the other.",
+            explanation=explanation,
             at=point,
             evidence=(
                 Evidence(

@@ -77,9 +77,19 @@ def _back_again(case: Case) -> tuple[EvidenceKind, str, str] | None:
     for each in case.observation.sightings if case.observation is not None else ():
         if leave is None or view is None or each.kind is not SightingKind.PROBE or each.way is not Way.IN:
             continue
-        if each.point == f"{view.name}/{leave.device}":
+        if each.point == f"{view.name}/{leave.device}" and not _for_a_child(case, each.packet.dst_mac):
             return EvidenceKind.PACKET, each.point, f"the probe came back in by {leave.device}, where it had left"
     return None
+
+
+def _for_a_child(case: Case, mac: str | None) -> bool:
+    """Tell whether a frame is for a macvlan child: from one child to the other it is shown to their parent's taps."""
+    kinds = ("macvlan", "macvtap")
+    return any(
+        link.kind in kinds and link.mac == mac and view.id != case.flow.src.netns
+        for view in case.world.views.values()
+        for link in view.links.values()
+    )
 
 
 RULE = rule("route.loop", check, rank=52, needs=("routes",))

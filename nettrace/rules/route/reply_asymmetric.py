@@ -1,6 +1,7 @@
 """The answer takes another way back than the packet came, and dies there.
 
-What it reports: the answer leaves a namespace by another device than the one the packet came in by, and stops.
+What it reports: the answer leaves a namespace by another device than the one the packet came in by, and stops; or a
+    datagram's answer carries the address of that device, which nobody asked.
 Why traffic stops: the other network does not lead to the source, translates it otherwise, or refuses it.
 Proof: the routes of both directions; the captures on both devices.
 Remedy: a source-based rule that sends answers back the way they came, or no second way.
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 from nettrace.model.path import Direction, Segment, Step
 from nettrace.model.text import route_text, rule_text
+from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Change, Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import view_of
+from nettrace.rules.publish_facts import answered_by_proxy
 from nettrace.rules.route_facts import forward_device, own_rule, routed_before, rule_change, rule_command
 from nettrace.rules.wording import enter, names, route_evidence, wire_evidence
 
@@ -60,7 +63,34 @@ def check(case: Case) -> Result:
                 )
             )
             break
-    return fired(*hits)
+    return fired(*hits, *_from_another_address(case))
+
+
+def _from_another_address(case: Case) -> list[Hit]:
+    """The answer of a service that listens on all addresses carries the one of the way it leaves by."""
+    stranger = case.correlation.stranger
+    if stranger is None or not case.blockers or answered_by_proxy(case) is not None:
+        return []
+    asked, came = case.flow.dst.address, stranger.packet.src
+    blocker = case.blockers[0]
+    return [
+        Hit(
+            title=f"the answer comes from {came}, although {asked} was asked",
+            explanation=f"The service listens on every address, and its answer leaves with the source {came}, that of "
+            f"the device it goes out by. The socket that asked {asked} does not take that for an answer.",
+            at=stranger.point,
+            evidence=(
+                Evidence(
+                    kind=EvidenceKind.PACKET,
+                    ref=stranger.point,
+                    text=f"the answer to {asked}:{case.flow.dport} came from {came}:{stranger.packet.sport}",
+                ),
+            ),
+            mend=Mend(summary=f"Ask {came} instead, or let the service bind to the address that is asked."),
+            basis=blocker.basis,
+            blocker=blocker,
+        )
+    ]
 
 
 def _way_in(case: Case, step: Step) -> str | None:

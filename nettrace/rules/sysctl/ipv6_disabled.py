@@ -11,6 +11,8 @@ Seen in the field: no public report of its own was read; hardening files turn IP
 
 from __future__ import annotations
 
+from ipaddress import ip_interface
+
 from nettrace.model.path import Reason
 from nettrace.model.snapshot import Address, Link
 from nettrace.predict.world import View
@@ -36,16 +38,43 @@ def check(case: Case) -> Result:
                 explanation=f"{step.text}, so the packet is discarded there.",
                 at=place(case, step),
                 evidence=(sysctl_evidence(view, f"{name} = {value}"), *wire_evidence(case, blocker)),
-                mend=Mend(
-                    summary="Set the sysctl, and keep it in /etc/sysctl.d.",
-                    commands=(f"{enter(case, step.netns)}sysctl -w {name}=0",),
-                    change=set_sysctls(step.netns, {name: "0"}),
-                ),
+                mend=_switch_on(case, view, device, name),
                 basis=blocker.basis,
                 blocker=blocker,
             )
         )
     return fired(*hits, *_at_source(case))
+
+
+def _switch_on(case: Case, view: View, device: str, name: str) -> Mend:
+    """Return the remedy: the sysctl, and the bridge's addresses, which went when IPv6 was switched off."""
+    commands = [f"{enter(case, view.id)}sysctl -w {name}=0"]
+    changes = [set_sysctls(view.id, {name: "0"})]
+    network, link = case.network_of_bridge(device), view.by_name.get(device)
+    for pool in network.subnets if network is not None and link is not None else ():
+        if link is None or pool.gateway is None or pool.gateway.version != 6 or pool.gateway in view.owned:
+            continue
+        held = ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}")
+        commands.append(f"{enter(case, view.id)}ip -6 addr add {held} dev {device}")
+        changes.append(add_address(view.id, Address(ifindex=link.ifindex, address=held)))
+    return Mend(
+        summary="Set the sysctl, and keep it in /etc/sysctl.d.", commands=tuple(commands), change=together(*changes)
+    )
+
+
+def _mend_source(case: Case, view: View, link: Link, name: str) -> Mend:
+    """Return the remedy for a container without IPv6: as its networks were made without, or as it was switched off."""
+    networks = [network for _end, network in case.attachments(case.container_of(case.flow.src))]
+    if networks and not any(network.ipv6 for network in networks):
+        return Mend(
+            summary=f"{networks[0].name} was created without IPv6, which cannot be changed in place: connect the "
+            "container to a network that has it.",
+            commands=(
+                "docker network create --ipv6 --subnet fd00:1::/64 six",
+                f"docker network connect six {case.flow.src.name}",
+            ),
+        )
+    return _back_again(case, view, link, name)
 
 
 def _at_source(case: Case) -> list[Hit]:
@@ -64,7 +93,7 @@ def _at_source(case: Case) -> list[Hit]:
                     explanation=f"{name} is 1 in {view.name}, so {link.name} has no IPv6 address and no IPv6 route.",
                     at=f"{view.name}/{link.name}",
                     evidence=(sysctl_evidence(view, f"{name} = 1"), *wire_evidence(case, blocker)),
-                    mend=_switch_on(case, view, link, name),
+                    mend=_mend_source(case, view, link, name),
                     basis=blocker.basis,
                     blocker=blocker,
                 )
@@ -72,7 +101,7 @@ def _at_source(case: Case) -> list[Hit]:
     return []
 
 
-def _switch_on(case: Case, view: View, link: Link, name: str) -> Mend:
+def _back_again(case: Case, view: View, link: Link, name: str) -> Mend:
     """Return the remedy that also puts back the address and the route that the kernel took away with IPv6."""
     prefix = enter(case, view.id)
     commands = [f"{prefix}sysctl -w {name}=0"]

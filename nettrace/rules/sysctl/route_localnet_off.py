@@ -10,11 +10,12 @@ Seen in the field: 127.0.0.1 and a published port do not meet without the userla
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason
+from nettrace.model.path import Reason, Segment
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import set_sysctls
 from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.nat_facts import from_loopback
 from nettrace.rules.wording import enter, place, sysctl_evidence, wire_evidence
 
 
@@ -24,7 +25,7 @@ def check(case: Case) -> Result:
     for blocker, step in blockers(case, Reason.MARTIAN):
         view = view_of(case, step)
         name, _, value = (step.sysctl or "").partition(" = ")
-        if "route_localnet" not in name:
+        if "route_localnet" not in name or from_loopback(case, step):
             continue
         device = step.device or ""
         hits.append(
@@ -40,6 +41,7 @@ def check(case: Case) -> Result:
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
+                segment=Segment.HOST if step.netns == case.world.host else blocker.segment,
             )
         )
     return fired(*hits)

@@ -1,0 +1,47 @@
+"""What is said of a question whose source lies beyond this host: what it takes for granted, and what was not shown."""
+
+from __future__ import annotations
+
+from nettrace.correlate import Inner
+from nettrace.model.base import IPAddress
+from nettrace.model.path import Direction, StepKind
+from nettrace.model.verdict import GapView
+from nettrace.rules.case import Case
+
+__all__ = ["assumed", "out_of_reach"]
+
+
+def assumed(case: Case) -> tuple[str, ...]:
+    """Return what was taken for granted about a packet from outside: where it is sent to, and where it comes in."""
+    flow = case.flow
+    first = next(iter(case.steps(Direction.FORWARD)), None)
+    if not flow.from_outside or first is None or first.kind is not StepKind.LEAVE or first.device is None:
+        return flow.assumed
+    way = (
+        f"packets from {flow.src.address} come in by {first.device}, where this host's own route to it leads, and "
+        "nothing beyond this host stops them or the answers"
+    )
+    return (*flow.assumed, way)
+
+
+def out_of_reach(case: Case, inner: Inner) -> GapView:
+    """Return the gap that nothing could be sent from the source, with what a probe from this host showed instead."""
+    sender, target = case.flow.src.address, case.flow.dst.name
+    reason = f"nothing can be sent from {sender}, which is beyond this host: the way to {target} is predicted"
+    if inner.packet is not None:
+        src, dst = (_endpoint(address, port) for address, port in _ends(inner))
+        shown = "was answered" if inner.answered else "arrived, and was not answered" if inner.arrived else "was lost"
+        reason += f"; its last part was probed from this host ({src} → {dst}), and that {shown}"
+    return GapView(section="probe", netns=None, reason=reason)
+
+
+def _ends(inner: Inner) -> tuple[tuple[IPAddress, int | None], tuple[IPAddress, int | None]]:
+    packet = inner.packet
+    assert packet is not None
+    return (packet.src, None), (packet.dst, packet.dport)
+
+
+def _endpoint(address: IPAddress, port: int | None) -> str:
+    if port is None:
+        return str(address)
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
