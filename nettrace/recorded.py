@@ -244,11 +244,16 @@ class _Resolver:
         while container.joined and container.id not in seen:
             seen.add(container.id)
             joined = container.joined
-            other = next((each for each in self._intent.containers if each.id.startswith(joined)), None)
+            known = self._intent.containers
+            other = next((each for each in known if each.id.startswith(joined) or each.name == joined), None)
             if other is None:
                 break
             container = other
         return container
+
+    def _moved(self, container: Container, owner: Container) -> bool:
+        """Tell whether the owner of a shared network has started anew, in another namespace than the sharer's."""
+        return owner.netns not in (None, self._netns(container))
 
     def _address_end(self, address: IPAddress, name: str, kind: EndpointKind, source: _End | None) -> _End:
         """Return the end that an address is, with its namespace when something on the host holds it."""
@@ -281,6 +286,8 @@ class _Resolver:
         container = target.container
         if container is not None:
             owner = self._owner(container)
+            if self._moved(container, owner):
+                return family, None
             if container.status not in ("running", "paused") or not _addresses_of(owner) or target.netns is None:
                 return family, None  # stopped, or without a network: that is what the diagnosis will say
         wanted = " or ".join(f"IPv{each}" for each in families)
@@ -288,7 +295,8 @@ class _Resolver:
 
     def _address_in(self, source: _End, target: _End, family: int) -> IPAddress | None:
         if target.container is not None and target.netns != self._host:
-            return self._container_address(source, self._owner(target.container), family)
+            owner = self._owner(target.container)
+            return None if self._moved(target.container, owner) else self._container_address(source, owner, family)
         if target.netns == self._host:
             return self._host_address(source, family)
         near = self._on_link(source.netns, target.netns, family) if source.netns != target.netns else None
@@ -368,7 +376,8 @@ class _Resolver:
             if chosen is not None:
                 return chosen
         if source.container is not None:
-            given = self._container_address(source, self._owner(source.container), family)
+            owner = self._owner(source.container)
+            given = None if self._moved(source.container, owner) else self._container_address(source, owner, family)
             if given is not None:
                 return given
         return self._first_global(source.netns, family)

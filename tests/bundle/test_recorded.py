@@ -80,6 +80,7 @@ SNAPSHOT = Snapshot(
             container("daemon", None, None, mode="host", endpoints=()),
             container("off", None, None, status="exited"),
             container("unread", "172.17.0.7/16", 99),
+            container("left", None, 4, joined="db", mode="container:db", endpoints=()),
         ),
     ),
 )
@@ -109,6 +110,8 @@ def resolve(src: str, dst: str, **options: Any) -> Flow:
         ("daemon", "web", (1, "172.17.0.1", 2, "172.17.0.2")),
         ("web", "daemon", (2, "172.17.0.2", 1, "172.17.0.1")),
         ("web", "127.0.0.1", (2, "127.0.0.1", 2, "127.0.0.1")),
+        ("web", "left", (2, "172.17.0.2", 4, None)),
+        ("left", "web", (4, "172.17.0.9", 2, "172.17.0.2")),
         ("off", "web", (None, None, 2, "172.17.0.2")),
         ("web", "off", (2, "172.17.0.2", None, None)),
     ],
@@ -139,7 +142,7 @@ def test_a_name_that_was_asked_about_is_known() -> None:
 @pytest.mark.parametrize(
     ("src", "dst", "error", "words"),
     [
-        ("nosuch", "web", NotFound, "there are daemon, db, off"),
+        ("nosuch", "web", NotFound, "there are daemon, db, left"),
         ("wep", "db", NotFound, "did you mean web"),
         ("blue", "web", NotFound, "netns:blue"),
         ("netns:red", "web", NotFound, "no namespace red"),
