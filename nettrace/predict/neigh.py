@@ -221,7 +221,7 @@ def _owners(
         holder = view.owned.get(address)
         if holder == member.ifindex:
             yield member, device
-        elif holder is not None and address.version == 4 and not view.links[holder].loopback:
+        elif holder is not None and address.version == 4 and not (holder in view.links and view.links[holder].loopback):
             weak.append((member, device))
     yield from weak
 

@@ -88,9 +88,9 @@ def _silent_holder(case: Case, step: Step) -> tuple[View, Link] | None:
     """Return the interface that holds the next hop's address and is down, or a port on the way to it that is."""
     for view in case.world.views.values():
         holder = view.owned.get(step.next_hop) if step.next_hop is not None else None
-        if holder is None:
+        link = view.links.get(holder) if holder is not None else None
+        if link is None:
             continue
-        link = view.links[holder]
         if not link.up:
             return view, link
         peer = case.peer_of(view, link)

@@ -88,7 +88,7 @@ def _owner_mac(case: Case, address: object) -> str | None:
     """Return the MAC of the interface that holds an address here, None when nobody known does."""
     for view in case.world.views.values():
         for held, ifindex in view.owned.items():
-            if held == address:
+            if held == address and ifindex in view.links:
                 return view.links[ifindex].mac
     return None
 
