@@ -27,12 +27,14 @@ SHORT_ID = 12
 #: Addresses that lie beyond any host (RFC 5737, RFC 3849): the way to them is the way to the internet.
 BEYOND: dict[int, IPAddress] = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
 UNSPECIFIED: dict[int, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
+#: The engine that pods are recorded with.
+POD_ENGINE = "cri"
 #: So many names are listed where one was not found.
 LISTED = 8
 
 
 class Typed(Protocol):
-    """An endpoint as it was typed. `form`: container, netns, pid, host, address, word."""
+    """An endpoint as it was typed. `form`: container, netns, pid, pod, host, address, word."""
 
     @property
     def form(self) -> str: ...
@@ -158,6 +160,8 @@ class _Resolver:
                 return self._namespace(typed.value)
             case "pid":
                 return self._process(typed.value)
+            case "pod":
+                return self._pod(typed.value)
             case "address":
                 end = self._address_end(ip_address(typed.value), typed.value, EndpointKind.ADDRESS, None)
                 if end.netns is None:
@@ -176,6 +180,8 @@ class _Resolver:
                 return self._namespace(typed.value)
             case "pid":
                 return self._process(typed.value)
+            case "pod":
+                return self._pod(typed.value)
             case "address":
                 return self._address_end(ip_address(typed.value), typed.value, EndpointKind.ADDRESS, source)
             case "word" if not self._matches(typed.value) and typed.value in self._names:
@@ -204,6 +210,19 @@ class _Resolver:
         if netns is None:
             raise NotFound(f"process {value} was not recorded: say the container, or netns:NAME")
         return _End(kind=EndpointKind.NETNS, name=name, netns=netns)
+
+    def _pod(self, value: str) -> _End:
+        """Return a pod, which was recorded when the recorded question was about it."""
+        pods = {each.name: each for each in self._intent.containers if each.engine == POD_ENGINE}
+        fitting = [pods[value]] if value in pods else [pods[name] for name in pods if name.endswith(f"/{value}")]
+        if not fitting:
+            raise NotFound(f"no pod {value} was recorded{_nearest(value, list(pods))}")
+        if len(fitting) > 1:
+            raise Ambiguous(
+                f"{value} fits more than one pod: {', '.join(f'pod:{each.name}' for each in fitting[:LISTED])}"
+            )
+        pod = fitting[0]
+        return _End(kind=EndpointKind.CONTAINER, name=f"pod:{pod.name}", netns=pod.netns, container=pod)
 
     def _matches(self, word: str) -> list[Container]:
         """Return the containers that a word may mean, as `nettrace.collect.intents` tells it."""
