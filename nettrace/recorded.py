@@ -83,6 +83,18 @@ class RecordedHost:
         """Take a container's namespace into the snapshot; True when it was not there before."""
         return container.netns is not None and container.netns not in self._read and self.read(container.netns)
 
+    def read_hidden(self, networks: Sequence[str], *, ingress: bool = False) -> None:
+        """Take what a live collector reads of overlay networks, and the halves of other hosts that were recorded."""
+        for peer in self._whole.peers:
+            self.read(peer.host_netns)
+        for each in self._whole.namespaces:
+            own = each.name.rpartition(":")[2]
+            number, dash, begin = own.partition("-")
+            numbered = each.kind == "overlay" and bool(dash) and number.isdigit()
+            wanted = numbered and any(network.startswith(begin) for network in networks)
+            if wanted or (ingress and own == "ingress_sbox"):
+                self.read(each.id)
+
     def snapshot(self) -> Snapshot:
         """Return what was taken so far, with the gaps of that."""
         namespaces = tuple(ns for each in self._read if (ns := self._whole.namespace(each)) is not None)
