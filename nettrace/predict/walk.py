@@ -563,6 +563,7 @@ class _Walk:
             self._stop(Step(outcome=Outcome.UNKNOWN, text=answer.unread or "", **facts))
             return None
         if answer.how in (neigh.Resolved.NOBODY, neigh.Resolved.IGNORED):
+            self._meet_what_awaits()
             point = self.places.point(view, out)
             text = (
                 f"nobody on {out.name} answers for {address}"
@@ -664,6 +665,12 @@ class _Walk:
         self.answer = answer_to(packet if self.tunnel is None else self.tunnel.inner, accepted=True)
         self._finish(LegEnd.LEFT)
 
+    def _meet_what_awaits(self) -> None:
+        """Stop a tunnel by what its packets meet beyond this host, and by what comes of that here."""
+        for step in self.awaits:
+            self._stop(step)
+        self.awaits = []
+
     def _check_translated(self, view: View, out: Link, packet: Packet) -> None:
         """Stop a tunnel whose outer source was translated to what the other hosts do not know.
 
@@ -687,8 +694,7 @@ class _Walk:
                     )
                 )
             return
-        for step in self.awaits:
-            self._stop(step)
+        self._meet_what_awaits()
         network = overlay.network_of(self.world, self.tunnel.view, self.tunnel.inner.dst)
         ends = overlay.translated(self.steps, self.tunnel.link, network)
         if ends is not None:
