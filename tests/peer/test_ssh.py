@@ -15,6 +15,7 @@ import pytest
 
 import nettrace.peer.ssh
 from nettrace._version import __version__
+from nettrace.cli import main
 from nettrace.errors import InputError, PeerError, UsageError
 from nettrace.model.snapshot import Host, Snapshot
 from nettrace.peer.identity import identity
@@ -203,3 +204,18 @@ def test_an_answer_is_no_question() -> None:
     assert decode_question(encode(Hello(version="1"))[4:]) == Hello(version="1")
     with pytest.raises(InputError):
         decode_question(encode(Refused(reason="no"))[4:])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--peer", "b=ssh://b", "--peer", "b=ssh://c"], "two peers are called b"),
+        (["--peer", "b=ssh://b", "--redact", "--bundle", "/nowhere/x.tar.gz"], "leave one of the two out"),
+        (["--peer", "b"], "NAME=ssh://"),
+    ],
+)
+def test_options_that_make_no_sense_together(
+    options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["path", "web", "b:db", *options]) == 2
+    assert reason in capsys.readouterr().err
