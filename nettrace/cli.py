@@ -37,6 +37,9 @@ COMMANDS: dict[str, str] = {
     "completion": "Print the completion script for bash, zsh or fish.",
 }
 
+#: Commands that nettrace itself calls on another host.
+HIDDEN = ("_peer",)
+
 _EPILOG = """\b
 Examples:
   nettrace path web 8.8.8.8                       a container to an address, by ping
@@ -66,7 +69,7 @@ class _Root(click.Group):
         return [name for name in COMMANDS if _exists(name)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS or not _exists(cmd_name):
+        if cmd_name not in (*COMMANDS, *HIDDEN) or not _exists(cmd_name):
             return None
         found = import_module(_module(cmd_name)).command
         assert isinstance(found, click.Command)

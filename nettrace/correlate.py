@@ -480,7 +480,10 @@ def _observed_blockers(
         leg = trace.forward if direction is Direction.FORWARD else trace.reply
         doubted = trace.forward.end is LegEnd.UNKNOWN or leg is None or leg.end is LegEnd.UNKNOWN
         missing_at = _index(passages, blockers[0].before)
-        doubted = doubted or (missing_at is not None and _next_hop_is_open(passages[missing_at]))
+        # So had it what lies between two hosts: no capture is there.
+        doubted = doubted or (
+            missing_at is not None and (_next_hop_is_open(passages[missing_at]) or _crosses(passages[missing_at]))
+        )
         contradicted = contradicted or (lost_inside and not blind and not doubted and bool(passages))
     return tuple(blockers), not contradicted
 
@@ -699,6 +702,7 @@ _ON_LINK = (
     Reason.FDB_WRONG_PORT,
     Reason.MACVLAN_ISOLATED,
     Reason.MACVLAN_MODE,
+    Reason.VXLAN_WRONG_HOST,
 )
 
 
@@ -720,12 +724,18 @@ def _next_hop_is_open(passage: Passage) -> bool:
     return any(step.kind is StepKind.NEIGHBOUR and step.open_ended for step in passage.steps)
 
 
+def _crosses(passage: Passage) -> bool:
+    """Tell whether what lies between two hosts comes before a passage."""
+    return any(step.kind is StepKind.CROSS for step in passage.steps)
+
+
 def _suspect(steps: tuple[Step, ...]) -> Segment:
     """Return the segment of the step that most likely lost a packet: one that could not be told, else the last but one.
 
     The last step is the arrival at the point that did not see the packet.
     """
     doubtful = next((step for step in steps if step.outcome is Outcome.UNKNOWN), None)
+    doubtful = doubtful or next((step for step in steps if step.kind is StepKind.CROSS), None)
     return (doubtful or (steps[-2] if len(steps) > 1 else steps[-1])).segment
 
 

@@ -360,8 +360,20 @@ def _finding(case: Case, each: _Ranked, causes: list[_Ranked]) -> Finding:
         basis=hit.basis,
         at=hit.at,
         evidence=(*hit.evidence, *said),
-        remedy=Remedy(summary=mend.summary, commands=mend.commands, verified=_verify(case, each, causes)),
+        remedy=Remedy(
+            summary=_on_its_host(case, hit, mend.summary),
+            commands=mend.commands,
+            verified=_verify(case, each, causes),
+        ),
     )
+
+
+def _on_its_host(case: Case, hit: Hit, summary: str) -> str:
+    """Return what is to be done, and where, if that is another host."""
+    step = hit.blocker.step if hit.blocker is not None else None
+    netns = hit.netns if hit.netns is not None else step.netns if step is not None else None
+    peer = case.before.peer_of(netns) if netns is not None else None
+    return f"On {peer.name}: {summary}" if peer is not None else summary
 
 
 def _verify(case: Case, each: _Ranked, causes: list[_Ranked]) -> Verified:

@@ -8,6 +8,7 @@
     ├── EngineError                   an engine's socket is missing, refuses, or answers nonsense
     ├── PrivilegeError                a capability is missing; the message names it
     ├── NamespaceGone                 a namespace vanished while we looked
+    ├── PeerError                     nettrace on another host cannot be asked
     ├── InputError                    a file or text cannot be read; carries the place in it
     └── LabError                      a throw-away host cannot be made, found or taken down
 
@@ -51,6 +52,10 @@ class PrivilegeError(NettraceError):
 
 class NamespaceGone(NettraceError):
     """A network namespace ended while it was being read or probed."""
+
+
+class PeerError(NettraceError):
+    """nettrace on another host cannot be reached, or cannot do what it is asked."""
 
 
 class InputError(NettraceError):

@@ -27,12 +27,14 @@ SHORT_ID = 12
 #: Addresses that lie beyond any host (RFC 5737, RFC 3849): the way to them is the way to the internet.
 BEYOND: dict[int, IPAddress] = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
 UNSPECIFIED: dict[int, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
+#: The engine that pods are recorded with.
+POD_ENGINE = "cri"
 #: So many names are listed where one was not found.
 LISTED = 8
 
 
 class Typed(Protocol):
-    """An endpoint as it was typed. `form`: container, netns, pid, host, address, word."""
+    """An endpoint as it was typed. `form`: container, netns, pid, pod, host, address, word."""
 
     @property
     def form(self) -> str: ...
@@ -80,6 +82,18 @@ class RecordedHost:
     def read_container(self, container: Container) -> bool:
         """Take a container's namespace into the snapshot; True when it was not there before."""
         return container.netns is not None and container.netns not in self._read and self.read(container.netns)
+
+    def read_hidden(self, networks: Sequence[str], *, ingress: bool = False) -> None:
+        """Take what a live collector reads of overlay networks, and the halves of other hosts that were recorded."""
+        for peer in self._whole.peers:
+            self.read(peer.host_netns)
+        for each in self._whole.namespaces:
+            own = each.name.rpartition(":")[2]
+            number, dash, begin = own.partition("-")
+            numbered = each.kind == "overlay" and bool(dash) and number.isdigit()
+            wanted = numbered and any(network.startswith(begin) for network in networks)
+            if wanted or (ingress and own == "ingress_sbox"):
+                self.read(each.id)
 
     def snapshot(self) -> Snapshot:
         """Return what was taken so far, with the gaps of that."""
@@ -158,6 +172,8 @@ class _Resolver:
                 return self._namespace(typed.value)
             case "pid":
                 return self._process(typed.value)
+            case "pod":
+                return self._pod(typed.value)
             case "address":
                 end = self._address_end(ip_address(typed.value), typed.value, EndpointKind.ADDRESS, None)
                 if end.netns is None:
@@ -176,6 +192,8 @@ class _Resolver:
                 return self._namespace(typed.value)
             case "pid":
                 return self._process(typed.value)
+            case "pod":
+                return self._pod(typed.value)
             case "address":
                 return self._address_end(ip_address(typed.value), typed.value, EndpointKind.ADDRESS, source)
             case "word" if not self._matches(typed.value) and typed.value in self._names:
@@ -204,6 +222,19 @@ class _Resolver:
         if netns is None:
             raise NotFound(f"process {value} was not recorded: say the container, or netns:NAME")
         return _End(kind=EndpointKind.NETNS, name=name, netns=netns)
+
+    def _pod(self, value: str) -> _End:
+        """Return a pod, which was recorded when the recorded question was about it."""
+        pods = {each.name: each for each in self._intent.containers if each.engine == POD_ENGINE}
+        fitting = [pods[value]] if value in pods else [pods[name] for name in pods if name.endswith(f"/{value}")]
+        if not fitting:
+            raise NotFound(f"no pod {value} was recorded{_nearest(value, list(pods))}")
+        if len(fitting) > 1:
+            raise Ambiguous(
+                f"{value} fits more than one pod: {', '.join(f'pod:{each.name}' for each in fitting[:LISTED])}"
+            )
+        pod = fitting[0]
+        return _End(kind=EndpointKind.CONTAINER, name=f"pod:{pod.name}", netns=pod.netns, container=pod)
 
     def _matches(self, word: str) -> list[Container]:
         """Return the containers that a word may mean, as `nettrace.collect.intents` tells it."""
@@ -244,11 +275,16 @@ class _Resolver:
         while container.joined and container.id not in seen:
             seen.add(container.id)
             joined = container.joined
-            other = next((each for each in self._intent.containers if each.id.startswith(joined)), None)
+            known = self._intent.containers
+            other = next((each for each in known if each.id.startswith(joined) or each.name == joined), None)
             if other is None:
                 break
             container = other
         return container
+
+    def _moved(self, container: Container, owner: Container) -> bool:
+        """Tell whether the owner of a shared network has started anew, in another namespace than the sharer's."""
+        return owner.netns not in (None, self._netns(container))
 
     def _address_end(self, address: IPAddress, name: str, kind: EndpointKind, source: _End | None) -> _End:
         """Return the end that an address is, with its namespace when something on the host holds it."""
@@ -281,6 +317,8 @@ class _Resolver:
         container = target.container
         if container is not None:
             owner = self._owner(container)
+            if self._moved(container, owner):
+                return family, None
             if container.status not in ("running", "paused") or not _addresses_of(owner) or target.netns is None:
                 return family, None  # stopped, or without a network: that is what the diagnosis will say
         wanted = " or ".join(f"IPv{each}" for each in families)
@@ -288,7 +326,8 @@ class _Resolver:
 
     def _address_in(self, source: _End, target: _End, family: int) -> IPAddress | None:
         if target.container is not None and target.netns != self._host:
-            return self._container_address(source, self._owner(target.container), family)
+            owner = self._owner(target.container)
+            return None if self._moved(target.container, owner) else self._container_address(source, owner, family)
         if target.netns == self._host:
             return self._host_address(source, family)
         near = self._on_link(source.netns, target.netns, family) if source.netns != target.netns else None
@@ -368,7 +407,8 @@ class _Resolver:
             if chosen is not None:
                 return chosen
         if source.container is not None:
-            given = self._container_address(source, self._owner(source.container), family)
+            owner = self._owner(source.container)
+            given = None if self._moved(source.container, owner) else self._container_address(source, owner, family)
             if given is not None:
                 return given
         return self._first_global(source.netns, family)

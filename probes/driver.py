@@ -59,17 +59,19 @@ def run_probe(
     *,
     build: BuildProbe = build_probe,
     meanwhile: Callable[[], None] | None = None,
+    armed: Callable[[RunToken], None] | None = None,
 ) -> Observation:
     """Carry out a plan, and return all that was seen, sent and heard.
 
-    `build` makes the probes. `meanwhile` is called once when the last probe is out, to use the time of waiting for
+    `build` makes the probes. `armed` is called with the run's marks before anything is sent, for those who listen
+    elsewhere. `meanwhile` is called once when the last probe is out, to use the time of waiting for
     answers: the captures go on, and the kernel stamps what they hear.
 
     `namespaces` are the pinned namespaces by inode; a capture whose namespace is not among them, or is gone, is
     Blind. Sightings and frames are in the order of their kernel time stamps, and `Sighting.frame` indexes the
     observation's frames. Raises PrivilegeError without CAP_NET_RAW or CAP_SYS_ADMIN.
     """
-    with _Driver(plan, namespaces, build, meanwhile) as driver:
+    with _Driver(plan, namespaces, build, meanwhile, armed) as driver:
         return driver.run()
 
 
@@ -89,10 +91,12 @@ class _Driver:
         namespaces: Mapping[int, Netns],
         build: BuildProbe,
         meanwhile: Callable[[], None] | None,
+        armed: Callable[[RunToken], None] | None = None,
     ) -> None:
         self.plan = plan
         self.build = build
         self.meanwhile = meanwhile
+        self.armed = armed
         self.namespaces = namespaces
         self.machine = ProbeRun(plan)
         self.token: RunToken = plan.token
@@ -118,6 +122,8 @@ class _Driver:
         started_ns = time.time_ns()
         if self.plan.injection is not None:
             self._open_source(self.plan.injection)
+        if self.armed is not None and self.injector is not None:
+            self.armed(self.token)
         if self.plan.kernel_trace and self.injector is not None and self.injector.refusal is None:
             self._open_witnesses()
         self._feed([Start(at_s=time.monotonic())])

@@ -9,7 +9,7 @@ from nettrace.errors import UsageError
 from nettrace.model.base import IPAddress, Missing, Model, rows
 from nettrace.model.flow import HEADER_BYTES, Proto
 from nettrace.model.observe import Blind
-from nettrace.model.path import Leg, LegEnd, Outcome, Reason, Role, Step, StepKind, Trace
+from nettrace.model.path import Leg, LegEnd, Outcome, Reason, Role, Segment, Step, StepKind, Trace
 from nettrace.model.snapshot import DumpFormat, Snapshot
 from nettrace.wire.link import ETHERNET
 from nettrace.wire.token import MAX_PROBES, VXLAN_PORTS, RunToken, make_token
@@ -25,6 +25,8 @@ NEIGHBOUR_SETTLE_S = 0.3
 #: How long an answer from beyond the host is waited for that nobody can route back here, unless somebody beyond
 #: translates addresses: then it takes a round trip, of which nothing is known.
 UNROUTED_SETTLE_S = 0.2
+#: What goes on to another host that listens too takes the way between them, of which nothing is known.
+PEER_SETTLE_S = 0.25
 SPACING_S = 0.02
 
 _NEIGHBOUR_REASONS = (Reason.NEIGHBOUR_FAILED, Reason.ARP_IGNORED)
@@ -100,7 +102,7 @@ class ProbePlan(Model):
     `neighbours` are the addresses whose ARP and NDP tells something about this flow. `asks` are next hops that the
     kernel does not ask for, since a static entry tells it where they are: whether it is right, only they can say.
     `watches` are the namespaces whose rules are traced; without `kernel_trace` the kernel is not asked to report
-    anything.
+    anything. `veiled` are points where nobody can know the packets of the run, since they pass there encrypted.
     """
 
     token: RunToken
@@ -113,6 +115,7 @@ class ProbePlan(Model):
     kernel_trace: bool = True
     expectation: Expectation = Expectation()
     timeout_s: float = 1.0
+    veiled: tuple[str, ...] = ()
 
 
 def plan_probe(
@@ -134,9 +137,15 @@ def plan_probe(
         raise UsageError(f"--count must be between 1 and {MAX_PROBES}")
     captures: list[CaptureSpec] = []
     unheard: list[Blind] = []
+    veiled = _veiled(trace)
     for point in trace.points:
         namespace = snapshot.namespace(point.netns)
-        if namespace is None:
+        peer = snapshot.peer_of(point.netns)
+        if point.id in veiled:
+            unheard.append(Blind(point=point.id, reason="the tunnel passes here encrypted"))
+        elif peer is not None:
+            unheard.append(Blind(point=point.id, reason=f"{peer.name} does not say what passes there"))
+        elif namespace is None:
             reason = f"the namespace of {point.netns_name} is not on this host, or was not read"
             unheard.append(Blind(point=point.id, reason=reason))
         else:
@@ -157,9 +166,18 @@ def plan_probe(
         asks=_asks(trace, snapshot),
         watches=_watches(trace, snapshot) if kernel_trace else (),
         kernel_trace=kernel_trace,
-        expectation=_expectation(trace),
+        expectation=_expectation(trace, snapshot),
         timeout_s=timeout_s,
+        veiled=veiled,
     )
+
+
+def _veiled(trace: Trace) -> tuple[str, ...]:
+    """The points between the ends of a tunnel that IPsec encrypts."""
+    if all(gap.section != "xfrm" for gap in trace.gaps):
+        return ()
+    outer = [step for step in _steps(trace) if step.segment is Segment.UNDERLAY and step.packet.proto == 17]
+    return tuple(dict.fromkeys(step.point for step in outer if step.point is not None and step.link is not None))
 
 
 def _legs(trace: Trace) -> tuple[Leg, ...]:
@@ -201,7 +219,7 @@ def _watches(trace: Trace, snapshot: Snapshot) -> tuple[Watch, ...]:
     watches = []
     for netns in on_the_way:
         namespace = snapshot.namespace(netns)
-        if namespace is None:
+        if namespace is None or snapshot.peer_of(netns) is not None:
             continue
         dumps = [each for each in rows(namespace.netfilter) if each.backend == "nft"]
         if dumps or isinstance(namespace.netfilter, Missing):
@@ -217,6 +235,8 @@ def _asks(trace: Trace, snapshot: Snapshot) -> tuple[Ask, ...]:
         entry = step.neighbour
         namespace = snapshot.namespace(step.netns)
         if entry is None or entry.state != "PERMANENT" or entry.address in owned or namespace is None:
+            continue
+        if snapshot.peer_of(step.netns) is not None:
             continue
         link = next((each for each in rows(namespace.links) if each.ifindex == entry.ifindex), None)
         if link is None or link.mac is None or link.arp_type != ETHERNET or link.vxlan is not None:
@@ -269,7 +289,7 @@ def _passed(leg: Leg) -> tuple[str, ...]:
     return tuple(dict.fromkeys(point for point in heard if point is not None))
 
 
-def _expectation(trace: Trace) -> Expectation:
+def _expectation(trace: Trace, snapshot: Snapshot) -> Expectation:
     forward, reply = trace.forward, trace.reply
     there = _passed(forward)
     delivered = forward.end in (LegEnd.ARRIVED, LegEnd.LEFT)
@@ -283,6 +303,9 @@ def _expectation(trace: Trace) -> Expectation:
     beyond_host = stop is not None and stop.point is not None and trace.point(stop.point).role is Role.EGRESS
     unrouted = stop is None and _unrouted(trace)
     settle_s = NEIGHBOUR_SETTLE_S if neighbour is not None and beyond_host else IN_HOST_SETTLE_S
+    far = any(snapshot.peer_of(point.netns) is not None for point in trace.points)
+    if far:
+        settle_s = PEER_SETTLE_S
     if unrouted:
         back, settle_s = (), UNROUTED_SETTLE_S
     return Expectation(
@@ -293,7 +316,7 @@ def _expectation(trace: Trace) -> Expectation:
         settles=stop is not None or unrouted or _answers_nothing(trace),
         settle_s=settle_s,
         neighbour=neighbour,
-        inside=trace.flow.dst.netns is not None,
+        inside=trace.flow.dst.netns is not None and not far,
         stops=stop is not None,
     )
 

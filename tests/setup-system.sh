@@ -68,6 +68,8 @@ podman podman
 conmon conmon
 slirp4netns slirp4netns
 pasta passt
+ssh openssh-client
+sshd openssh-server
 LIST
         # An image for a container is made of this one file, so it must need no libraries.
         box=$(command -v busybox) && LC_ALL=C ldd "$box" 2>&1 | grep -q 'not a dynamic' || echo busybox-static

@@ -56,6 +56,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nettrace.collect": (*VOCABULARY, "nettrace.netns", "nettrace.lab.state"),
     # Engines' answers in a paste are read by the functions that read the API's.
     "nettrace.paste": (*VOCABULARY, "nettrace.netfilter", "nettrace.collect.engines.docker"),
+    "nettrace.peer": (*VOCABULARY, "nettrace.wire", "nettrace.netns", "nettrace.collect"),
     "nettrace.bundle": (*VOCABULARY, "nettrace.wire"),
     "nettrace.redacting": (
         *VOCABULARY,

@@ -228,6 +228,8 @@ def _name_all(snapshot: Snapshot, names: Names) -> None:
                     names.of(alias, "alias")
     for network in snapshot.intent.networks:
         names.of(network.name, "network")
+    for service in snapshot.intent.services or ():
+        names.of(service.name, "service")
     for namespace in snapshot.namespaces:
         if namespace.kind not in ("host", "overlay") and not namespace.name.startswith("pid:"):
             names.of(_bare(namespace.name), "netns")
@@ -318,6 +320,7 @@ def _snapshot(snapshot: Snapshot, addresses: AddressMap, names: Names) -> Snapsh
                 new,
                 name=_namespace_name(old.name, names),
                 links=_without_aliases(new.links),
+                path=None,
                 names=_lookup(old.names, new.names, addresses, names),
             )
             for old, new in zip(snapshot.namespaces, mapped.namespaces, strict=True)
@@ -368,6 +371,12 @@ def _intent(old: Intent, mapped: Intent, names: Names) -> Intent:
         ),
         containers=tuple(
             _container(was, new, names) for was, new in zip(old.containers, mapped.containers, strict=True)
+        ),
+        services=None
+        if old.services is None or mapped.services is None
+        else tuple(
+            replace(new, name=names.of(was.name, "service"))
+            for was, new in zip(old.services, mapped.services, strict=True)
         ),
     )
 

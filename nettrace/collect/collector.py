@@ -117,6 +117,10 @@ class Collector:
         """Inode of the host's namespace."""
         return self.host.inode
 
+    def attend(self, flow: Flow) -> None:
+        """Take a flow that somebody else resolved for the one that is asked about."""
+        self._flow = flow
+
     def netns(self, inode: int) -> Netns:
         """Return a namespace held open; raises NamespaceGone when it cannot be found (any more)."""
         ns = self._find(inode)
@@ -148,6 +152,21 @@ class Collector:
         if whole is None or whole.netns is None or whole.netns in self._read:
             return False
         return self.read(whole.netns)
+
+    def read_hidden(self, networks: Sequence[str], *, ingress: bool = False) -> None:
+        """Read the hidden namespaces of overlay networks, by their ids: they are called "<n>-<beginning of the id>".
+
+        `ingress` asks for the one too that the swarm's load balancer of published ports works in.
+        """
+        if not networks and not ingress:
+            return
+        self._look_around()
+        for place in self._places.all():
+            number, dash, begin = place.name.partition("-")
+            numbered = place.kind == "overlay" and bool(dash) and number.isdigit()
+            wanted = numbered and any(each.startswith(begin) for each in networks)
+            if wanted or (ingress and place.name == "ingress_sbox"):
+                self.read(place.inode)
 
     def snapshot(self) -> Snapshot:
         """Return everything read so far."""
@@ -356,6 +375,7 @@ class Collector:
             self._with_peers(namespace),
             name=name,
             kind=place.kind if place is not None else namespace.kind,
+            path=place.path if place is not None and place.kind == "overlay" else None,
             nsids={str(nsid): inode for nsid, inode in self._nsids.get(ns.inode, {}).items()},
         )
 

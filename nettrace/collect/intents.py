@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from nettrace.collect.engines import Candidate, Engine, find_engines
 from nettrace.collect.places import Place, Places, netns_of
@@ -70,6 +71,7 @@ class Intents:
             engines=tuple(each for intent in intents for each in intent.engines),
             networks=tuple(each for intent in intents for each in intent.networks),
             containers=tuple(each for intent in intents for each in intent.containers),
+            services=next((intent.services for intent in intents if intent.services is not None), None),
         )
         for container in self._intent.containers:
             self._remember(container)
@@ -103,11 +105,8 @@ class Intents:
         whole = self._owner[container.id].inspect(container) if container.id in self._owner else container
         self._inspected.add(container.id)
         intent = self.all()
-        self._intent = Intent(
-            engines=intent.engines,
-            networks=intent.networks,
-            containers=tuple(whole if each.id == whole.id else each for each in intent.containers),
-        )
+        containers = tuple(whole if each.id == whole.id else each for each in intent.containers)
+        self._intent = replace(intent, containers=containers)
         self._remember(whole)
         return whole
 
@@ -116,9 +115,7 @@ class Intents:
         intent = self.all()
         if intent.container(pod.id) is None:
             self._inspected.add(pod.id)
-            self._intent = Intent(
-                engines=intent.engines, networks=intent.networks, containers=(*intent.containers, pod)
-            )
+            self._intent = replace(intent, containers=(*intent.containers, pod))
             self._remember(pod)
         return pod
 
@@ -166,11 +163,8 @@ class Intents:
     def _replace(self, changed: Mapping[str, Container]) -> None:
         if changed:
             intent = self.all()
-            self._intent = Intent(
-                engines=intent.engines,
-                networks=intent.networks,
-                containers=tuple(changed.get(each.id, each) for each in intent.containers),
-            )
+            containers = tuple(changed.get(each.id, each) for each in intent.containers)
+            self._intent = replace(intent, containers=containers)
 
     def inspect_all(self) -> Intent:
         """Make every running container complete, and return the whole Intent."""
@@ -194,7 +188,8 @@ class Intents:
 
     def list_sandboxes(self) -> None:
         """Remember the namespaces in the engines' own folders, hidden ones of overlay networks included."""
-        running = [each for each in self.all().containers if each.status == "running" and not each.joined]
+        up = ("running", "paused")
+        running = [each for each in self.all().containers if each.status in up and not each.joined]
         for engine in self._engines:
             own = [each for each in running if self._owner.get(each.id) is engine]
             if own and not any(each.id in self._inspected for each in own):

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from nettrace.model.lookup import Lookup
     from nettrace.model.path import Trace
     from nettrace.model.snapshot import Snapshot
+    from nettrace.peer.company import Company
 
 
-def look_at_names(collector: Collector, flow: Flow) -> tuple[Flow, Snapshot, Trace]:
+def look_at_names(collector: Collector | Company, flow: Flow) -> tuple[Flow, Snapshot, Trace]:
     """Return the flow to diagnose, with what was read for it and its trace: the question itself, or the first leg."""
     from nettrace.commands.path import look
 

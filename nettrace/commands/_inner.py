@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from nettrace.collect import Collector
     from nettrace.commands.path import Answer, Question
     from nettrace.model.snapshot import Snapshot
+    from nettrace.peer.company import Company
     from probes.builder import BuildProbe
 
 
 def answer_from_outside(
     question: Question,
-    collector: Collector,
+    collector: Collector | Company,
     before: Snapshot,
     trace: Trace,
     build: BuildProbe | None,

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from nettrace.bundle.format import Bundle
     from nettrace.collect import Collector
     from nettrace.correlate import Inner
-    from nettrace.model.intent import Container
+    from nettrace.model.intent import Container, Intent
     from nettrace.model.observe import Observation
     from nettrace.model.path import Trace
     from nettrace.model.snapshot import Snapshot
     from nettrace.model.texts import RawText
+    from nettrace.peer.company import Company
+    from nettrace.peer.ssh import PeerAddress
     from nettrace.recorded import RecordedHost
     from probes.builder import BuildProbe
     from probes.plan import ProbePlan
@@ -44,6 +46,7 @@ SRC and DST are each one of:
   host                                 the namespace nettrace was started in
   8.8.8.8, 2001:db8::1, example.org    an address, or a name as SRC resolves it (DST only); an address
                                        beyond this host as SRC: what comes from there is predicted
+  b:web                                a container of the host that --peer b=ssh://… names (DST only)
 
 \b
 Examples:
@@ -51,6 +54,7 @@ Examples:
   nettrace path web db --proto tcp --port 5432
   nettrace path web 8.8.8.8 --size 1500
   nettrace path web example.org --json | jq '.findings[0]'
+  nettrace path web b:db --peer b=ssh://root@203.0.113.3
 
 \b
 Exit codes: 0 delivered, 1 stopped or degraded, 2 usage, 3 inconclusive, 4 cannot work here.
@@ -77,6 +81,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     timeout_s: float
     kernel_trace: bool = True
+    peers: tuple[PeerAddress, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +129,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schema nettrace.verdict/1).")
 @click.option("--pcap", type=click.Path(dir_okay=False, path_type=Path), help="Write what was captured, as pcapng.")
 @click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="NAME=ssh://USER@HOST[:PORT]",
+    help="Ask another host too, by ssh: what it holds, and what passes there. Its containers are NAME:container.",
+)
+@click.option(
     "--bundle",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Keep all that the answer stands on in a support bundle (.tar.gz), for `nettrace replay`.",
@@ -142,6 +154,7 @@ def command(
     kernel_trace: bool,
     as_json: bool,
     pcap: Path | None,
+    peers: tuple[str, ...],
     bundle: Path | None,
     redact: bool,
 ) -> int:
@@ -159,6 +172,7 @@ def command(
         kernel_trace=kernel_trace,
         as_json=as_json,
         pcap=pcap,
+        peers=peers,
         bundle=bundle,
         redact=redact,
     )
@@ -180,6 +194,7 @@ def run(
     pcap: Path | None,
     bundle: Path | None,
     redact: bool = False,
+    peers: tuple[str, ...] = (),
     replace: bool = True,
     announce: bool = False,
 ) -> int:
@@ -197,9 +212,12 @@ def run(
         count=count,
         timeout_s=timeout_s,
         kernel_trace=kernel_trace,
+        peers=peers,
     )
     if redact and bundle is None:
         raise UsageError("--redact is about what is kept: say where, with --bundle FILE")
+    if redact and peers:
+        raise UsageError("--redact does not know the names of --peer hosts: leave one of the two out")
     if bundle is not None:
         check_folder(bundle)
     if pcap is not None and predict_only:
@@ -244,6 +262,7 @@ def ask(
     count: int = 1,
     timeout_s: float = 1.0,
     kernel_trace: bool = True,
+    peers: Sequence[str] = (),
 ) -> Question:
     """Check the options against each other; raises UsageError with what to change.
 
@@ -270,6 +289,7 @@ def ask(
         count=count,
         timeout_s=timeout_s,
         kernel_trace=kernel_trace,
+        peers=read_peers(peers),
     )
 
 
@@ -280,6 +300,20 @@ def is_address(text: str) -> bool:
     with contextlib.suppress(ValueError):
         return bool(ip_address(text.strip().removeprefix("[").removesuffix("]")))
     return False
+
+
+def read_peers(texts: Sequence[str]) -> tuple[PeerAddress, ...]:
+    """Return the hosts that --peer names; raises UsageError when one makes no sense or a name is there twice."""
+    if not texts:
+        return ()
+    from nettrace.peer.ssh import parse_peer
+
+    peers = tuple(parse_peer(each) for each in texts)
+    names = [each.name for each in peers]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two peers are called {twice}: give each --peer a name of its own")
+    return peers
 
 
 def answer_live(
@@ -297,7 +331,13 @@ def answer_live(
 
     started = time.monotonic()
     check_capabilities(predict_only=predict_only)
-    with Collector() as collector:
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(Collector())
+        collector: Collector | Company = own
+        if question.peers:
+            from nettrace.peer.company import Company
+
+            collector = stack.enter_context(Company(own, question.peers))
         flow = collector.resolve(
             question.src,
             question.dst,
@@ -316,13 +356,13 @@ def answer_live(
             predict_only = predict_only or settled_by_answer(collector.lookup)
         answer = answer_flow(question, collector, looked, started=started, predict_only=predict_only, build=build)
         if gather is not None:
-            answer = msgspec.structs.replace(answer, texts=gather(collector, answer.after or answer.before))
+            answer = msgspec.structs.replace(answer, texts=gather(own, own_half(answer.after or answer.before)))
         return answer
 
 
 def answer_flow(
     question: Question,
-    collector: Collector,
+    collector: Collector | Company,
     looked: tuple[Snapshot, Trace],
     *,
     started: float,
@@ -361,7 +401,7 @@ def was_echoed(answer: Answer) -> bool:
 
 def answer_here(
     question: Question,
-    collector: Collector,
+    collector: Collector | Company,
     before: Snapshot,
     trace: Trace,
     *,
@@ -382,6 +422,12 @@ def answer_here(
 
     wait_until_closed()
     return msgspec.structs.replace(answer, dports=planned.token.dports, tunnels=planned.token.vxlan_ports)
+
+
+def own_half(snapshot: Snapshot) -> Snapshot:
+    """Return what a snapshot holds of this host alone: raw texts are read here, not on peers."""
+    here = tuple(each for each in snapshot.namespaces if snapshot.peer_of(each.id) is None)
+    return msgspec.structs.replace(snapshot, namespaces=here, peers=())
 
 
 #: Capabilities by their bit (linux/capability.h): to enter namespaces, and to open raw and packet sockets.
@@ -417,14 +463,18 @@ def check_size(flow: Flow) -> None:
         )
 
 
-def look(collector: Collector | RecordedHost, flow: Flow) -> tuple[Snapshot, Trace]:
+def look(collector: Collector | Company | RecordedHost, flow: Flow) -> tuple[Snapshot, Trace]:
     """Read the namespaces on the way, until the walk needs no more of them."""
     from nettrace.predict import predict
 
     for netns in (flow.src.netns, collector.host_netns, flow.dst.netns):
         if netns is not None:
             collector.read(netns)
-    for container in collector.snapshot().intent.containers:
+    intent = collector.snapshot().intent
+    in_a_swarm = any(engine.swarm is not None for engine in intent.engines)
+    to_the_host = flow.dst.netns == collector.host_netns and flow.dport is not None
+    collector.read_hidden(overlays(intent, flow), ingress=in_a_swarm and to_the_host)
+    for container in intent.containers:
         # The packet should get there even where a broken rule leads the walk elsewhere: remedies are proved with it.
         meant = any((port.host_port, port.proto) == (flow.dport, flow.proto.value) for port in container.ports)
         if meant and flow.dst.netns in (None, collector.host_netns):
@@ -440,6 +490,19 @@ def look(collector: Collector | RecordedHost, flow: Flow) -> tuple[Snapshot, Tra
         before = collector.snapshot()
         trace = predict(before, flow)
     return before, trace
+
+
+def overlays(intent: Intent, flow: Flow) -> tuple[str, ...]:
+    """Return the ids of the overlay networks by which the source should reach the destination, if any is."""
+    source = intent.container(flow.src.id or "")
+    address = flow.dst.address
+    attached = [intent.network(each.network_id) for each in source.endpoints] if source is not None else []
+    return tuple(
+        network.id
+        for network in attached
+        if network is not None and network.driver == "overlay" and address is not None
+        if any(address in pool.subnet for pool in network.subnets)
+    )
 
 
 def destinations(before: Snapshot, trace: Trace) -> list[Container]:
@@ -493,15 +556,30 @@ def waits_for_neighbour(trace: Trace) -> bool:
     return any(entry.state in ("INCOMPLETE", "FAILED") for entry in entries)
 
 
-def probe(collector: Collector, trace: Trace, planned: ProbePlan, build: BuildProbe | None = None) -> Observation:
+def probe(
+    collector: Collector | Company, trace: Trace, planned: ProbePlan, build: BuildProbe | None = None
+) -> Observation:
     """Send the probe and listen at every point."""
+    from nettrace.collect import Collector
     from nettrace.wire.build import build_probe
     from probes.driver import run_probe
 
-    namespaces = {point.netns: collector.netns(point.netns) for point in trace.points}
+    here = {spec.netns for spec in planned.captures}
     if trace.flow.src.netns is not None:
-        namespaces[trace.flow.src.netns] = collector.netns(trace.flow.src.netns)
-    return run_probe(planned, namespaces, build=build or build_probe, meanwhile=import_the_rest)
+        here.add(trace.flow.src.netns)
+    namespaces = {netns: collector.netns(netns) for netns in here}
+    company = collector if not isinstance(collector, Collector) else None
+    if company is not None:
+        open_points = [point for point in trace.points if point.id not in planned.veiled]
+        company.expect(open_points, planned.neighbours)
+    observation = run_probe(
+        planned,
+        namespaces,
+        build=build or build_probe,
+        meanwhile=import_the_rest,
+        armed=company.arm if company is not None else None,
+    )
+    return company.report(observation) if company is not None else observation
 
 
 def import_the_rest() -> None:

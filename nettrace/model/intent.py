@@ -17,8 +17,9 @@ class Subnet(Model):
 class Network(Model):
     """One engine network. Options that the engine left to its default are None; `bridge` is the host's device name.
 
-    `options` are the raw driver options, as the engine keeps them. `dns` is true where the engine serves names on the
-    bridge's address (Podman's aardvark-dns). For Docker's default bridge, `icc`,
+    `vnis` are the VXLAN ids of an overlay network, one a subnet, and `nodes` the addresses of the hosts that take part
+    in it, as the swarm knows them. `options` are the raw driver options, as the engine keeps them. `dns` is true where
+    the engine serves names on the bridge's address (Podman's aardvark-dns). For Docker's default bridge, `icc`,
     `masquerade` and `mtu` come from com.docker.network.bridge.* and com.docker.network.driver.mtu.
     """
 
@@ -38,8 +39,15 @@ class Network(Model):
     gateway_mode_ipv4: str | None = None
     gateway_mode_ipv6: str | None = None
     parent: str | None = None
+    vnis: tuple[int, ...] = ()
+    nodes: tuple[IPAddress, ...] = ()
     options: dict[str, str] = msgspec.field(default_factory=dict)
     dns: bool = False
+
+    @property
+    def encrypted(self) -> bool:
+        """Tell whether an overlay network sends its tunnel through IPsec (`--opt encrypted`)."""
+        return self.driver == "overlay" and self.options.get("encrypted", "false").lower() != "false"
 
 
 class Endpoint(Model):
@@ -85,6 +93,14 @@ class Container(Model):
     dns: tuple[str, ...] = ()
 
 
+class Service(Model):
+    """One service of a swarm, with the ports that every host of the swarm takes in for it (the routing mesh)."""
+
+    name: str
+    engine: str
+    ports: tuple[PublishedPort, ...] = ()
+
+
 class Engine(Model):
     """One engine that was asked. `name`: docker, podman, lab, cri. `userland_proxy` is None when it cannot be told.
 
@@ -103,11 +119,15 @@ class Engine(Model):
 
 
 class Intent(Model):
-    """What every engine on the host meant. Empty when there is no engine."""
+    """What every engine on the host meant. Empty when there is no engine.
+
+    `services` are those of a swarm; only its managers know them, and None means that this host is none.
+    """
 
     engines: tuple[Engine, ...] = ()
     networks: tuple[Network, ...] = ()
     containers: tuple[Container, ...] = ()
+    services: tuple[Service, ...] | None = None
 
     def network(self, network_id: str) -> Network | None:
         """Return the network with that id, or None."""

@@ -120,6 +120,10 @@ class Reason(StrEnum):
     MACVLAN_ISOLATED = "macvlan-isolated"
     MACVLAN_MODE = "macvlan-mode"
     VXLAN_NO_DESTINATION = "vxlan-no-destination"
+    NOT_ENCAPSULATED = "not-encapsulated"
+    VXLAN_WRONG_HOST = "vxlan-wrong-host"
+    VXLAN_WRONG_SOURCE = "vxlan-wrong-source"
+    VXLAN_NO_DEVICE = "vxlan-no-device"
     TC_DROP = "tc-drop"
     NOT_RUNNING = "not-running"
     NO_NETWORK = "no-network"
@@ -142,6 +146,7 @@ class StepKind(StrEnum):
     LOCAL = "local"
     ENCAP = "encap"
     DECAP = "decap"
+    CROSS = "cross"
     LEAVE = "leave"
 
 

@@ -289,12 +289,14 @@ class Namespace(Model):
     "net." left out ("net.ipv4.conf.eth0.rp_filter"; a dot inside a device name is kept as "/"). `counters` are
     keyed by protocol and name as /proc/net/snmp has them ("Ip.InNoRoutes", "TcpExt.IPReversePathFilter",
     "nf_conntrack.count"). `nsids` maps this namespace's nsid (as text) to the inode it stands for. `names` is the
-    lookup of the flow's destination as it is done here, where that was given as a name.
+    lookup of the flow's destination as it is done here, where that was given as a name. `path` opens the namespace on
+    its host, where its name alone does not tell.
     """
 
     id: int
     name: str
     kind: str = "netns"
+    path: str | None = None
     links: Present[Link] | Missing = Missing(reason="not asked for")
     addresses: Present[Address] | Missing = Missing(reason="not asked for")
     routes: Present[Route] | Missing = Missing(reason="not asked for")
@@ -330,8 +332,28 @@ class Host(Model):
     hostname: str | None = None
 
 
+#: Inodes of namespaces have 32 bits. Those of another host are told apart by what is above: that host's number, from 1.
+HOST_SHIFT = 32
+
+
+class Peer(Model):
+    """Another host whose namespaces are in the snapshot too.
+
+    Their ids are its inodes with its `number` above them (HOST_SHIFT), and their names begin with "<name>:".
+    `host_netns` is such an id. `number` counts from 1.
+    """
+
+    name: str
+    number: int
+    host_netns: int
+    host: Host
+
+
 class Snapshot(Model):
-    """What the kernel of one host holds, and what its engines meant. `host_netns` is the inode nettrace ran in."""
+    """What the kernel of one host holds, and what its engines meant. `host_netns` is the inode nettrace ran in.
+
+    With `peers`, the namespaces and the intent of other hosts are there as well, behind those of this one.
+    """
 
     host: Host
     host_netns: int
@@ -339,6 +361,7 @@ class Snapshot(Model):
     intent: Intent = Intent()
     gaps: tuple[Gap, ...] = ()
     taken_at_ns: int = 0
+    peers: tuple[Peer, ...] = ()
     schema: str = SCHEMA
 
     def namespace(self, netns: int) -> Namespace | None:
@@ -365,3 +388,8 @@ class Snapshot(Model):
             msgspec.structs.replace(ns, **unread[ns.name]) if ns.name in unread else ns for ns in self.namespaces
         )
         return msgspec.structs.replace(self, namespaces=namespaces)
+
+    def peer_of(self, netns: int) -> Peer | None:
+        """Return the other host that a namespace is on, None for one of this host."""
+        number = netns >> HOST_SHIFT
+        return next((each for each in self.peers if each.number == number), None) if number else None

@@ -68,7 +68,7 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
             other = world.view(inode) if inode is not None else None
             far = other.links.get(device.peer_ifindex or 0) if other is not None else None
             if other is None or far is None:
-                if here.id == world.host and device.master is None:
+                if here.id in world.hosts and device.master is None:
                     open_ended = True
                 else:
                     unread.append(inode)
@@ -171,7 +171,7 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
     missing = _unread(world, segment, address)
     if missing is not None:
         return Resolution(how=Resolved.UNREAD, entry=entry, unread=missing)
-    if segment.open_ended or (segment.unread and not _told_apart(world, address)):
+    if segment.open_ended or (segment.unread and not _told_apart(world, view, segment, address)):
         known = entry.mac if entry is not None and entry.state not in ("FAILED", "INCOMPLETE") else None
         if entry is not None and entry.state == "FAILED" and not _engine_owns(world, address):
             return Resolution(how=Resolved.NOBODY, entry=entry)
@@ -195,7 +195,7 @@ def _unread(world: World, segment: Segment, address: IPAddress) -> str | None:
     return None
 
 
-def _told_apart(world: World, address: IPAddress) -> bool:
+def _told_apart(world: World, asker: View, segment: Segment, address: IPAddress) -> bool:
     """Tell whether an engine's word is enough to know that no unread namespace holds an address.
 
     It is when the engine gave the address to nobody, or to a container that was read and does not hold it.
@@ -203,7 +203,12 @@ def _told_apart(world: World, address: IPAddress) -> bool:
     owner = world.owner_of_address(address)
     if owner is not None:
         view = world.views.get(owner[0].netns or 0)
+        if view is not None and not world.same_host(view.id, asker.id):
+            return bool(segment.tunnels)
         return view is not None and complete(view) and address not in view.owned
+    spanning = (network for network in world.snapshot.intent.networks if network.scope != "local")
+    if not segment.tunnels and any(address in pool.subnet for network in spanning for pool in network.subnets):
+        return False  # it may be another host's, behind a tunnel that was not read
     return bool(world.snapshot.intent.containers)
 
 
@@ -227,7 +232,7 @@ def _owners(
         holder = view.owned.get(address)
         if holder == member.ifindex:
             yield member, device
-        elif holder is not None and address.version == 4 and not view.links[holder].loopback:
+        elif holder is not None and address.version == 4 and not (holder in view.links and view.links[holder].loopback):
             weak.append((member, device))
     yield from weak
 

@@ -15,12 +15,12 @@ class Places:
         self.world = world
         self.src = flow.src.netns
         self.dst = flow.dst.netns
-        self.host = world.host
+        self.hosts = world.hosts
         self.points: dict[str, Point] = {}
 
     def _end(self, netns: int | None) -> Segment | None:
         """Return source or destination for an end's own namespace, None for the host's and those between."""
-        if netns is None or netns == self.host:
+        if netns is None or netns in self.hosts:
             return None
         if netns == self.src:
             return Segment.SOURCE
@@ -42,7 +42,7 @@ class Places:
         if stage == "local":
             if view.id == self.src and view.id != self.dst:
                 return Segment.SOURCE
-            return Segment.HOST if view.id == self.host != self.dst else Segment.DESTINATION
+            return Segment.HOST if view.id in self.hosts and view.id != self.dst else Segment.DESTINATION
         return Segment.HOST
 
     def device(self, view: View, link: Link) -> Segment:
@@ -70,20 +70,20 @@ class Places:
 
     def role(self, view: View, link: Link) -> Role:
         """Return the part that a device plays on this way."""
-        if view.id == self.src and view.id != self.host:
+        if view.id == self.src and view.id not in self.hosts:
             return Role.CONTAINER_ETH0
-        if view.id == self.dst and view.id != self.host:
+        if view.id == self.dst and view.id not in self.hosts:
             return Role.PEER_ETH0
         peer = view.peer(link) if link.kind == "veth" else None
-        if peer is not None and peer == self.src and peer != self.host:
+        if peer is not None and peer == self.src and peer not in self.hosts:
             return Role.HOST_VETH
-        if peer is not None and peer == self.dst and peer != self.host:
+        if peer is not None and peer == self.dst and peer not in self.hosts:
             return Role.PEER_VETH
         if link.kind == "bridge":
             return Role.BRIDGE
         if link.kind == "vxlan":
             return Role.OVERLAY
-        return Role.EGRESS if view.id == self.host and not link.loopback else Role.DEVICE
+        return Role.EGRESS if view.id in self.hosts and not link.loopback else Role.DEVICE
 
     def point(self, view: View, link: Link) -> str:
         """Return the id of the point at a device, making the point when the way first meets it."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
-from nettrace.model.base import IPAddress, Missing, rows
+from nettrace.model.base import IPAddress, Missing
 from nettrace.model.flow import PROTO_NUMBER, EndpointKind, Flow, Packet, Proto
 from nettrace.model.netfilter import Assumption, FilterVerdict, Hook, HookResult, Tracking
 from nettrace.model.path import (
@@ -28,7 +28,7 @@ from nettrace.model.path import (
 )
 from nettrace.model.snapshot import FdbEntry, Gap, Link, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
-from nettrace.predict import arrival, children, neigh, relay, sockets
+from nettrace.predict import arrival, children, neigh, overlay, relay, sockets
 from nettrace.predict import bridge as bridging
 from nettrace.predict import route as routing
 from nettrace.predict.hooks import Table, run_hook
@@ -71,7 +71,7 @@ def predict(snapshot: Snapshot, flow: Flow) -> Trace:
         reply=reply,
         conntrack=table.as_entries(),
         assumptions=tuple(assumptions),
-        gaps=(*_gaps(world), *handed_over(world, forward, reply)),
+        gaps=(*_gaps(world), *handed_over(world, forward, reply), *_not_modelled(heard)),
     )
 
 
@@ -82,6 +82,16 @@ def _gaps(world: World) -> tuple[Gap, ...]:
         for section in ("links", "addresses", "routes", "rules", "neighbours", "fdb", "netfilter", "sysctls", "sockets")
         if isinstance(table := getattr(view.ns, section), Missing)
     )
+
+
+def _not_modelled(heard: _Heard) -> tuple[Gap, ...]:
+    if heard.encrypted is None:
+        return ()
+    reason = (
+        f"the network {heard.encrypted} is encrypted: its tunnel is followed as if it were not, and what IPsec does to "
+        "it (ESP, its keys and policies) is not modelled, nor seen between the hosts"
+    )
+    return (Gap(section="xfrm", netns=None, reason=reason),)
 
 
 class _End(Exception):
@@ -100,6 +110,10 @@ class _Heard:
         self.spoke: set[str] = set()
         self.asked: dict[tuple[int, int, IPAddress], str] = {}
         self.tunnel: _Tunnel | None = None
+        #: What vxlan devices have learnt from frames of this way, by namespace, device and MAC (vxlan_snoop).
+        self.learnt: dict[tuple[int, int, str], FdbEntry] = {}
+        #: The network whose tunnel goes through IPsec.
+        self.encrypted: str | None = None
 
 
 class _Tunnel:
@@ -138,6 +152,8 @@ class _Walk:
         self.next_hop: IPAddress | None = None
         #: A stop that comes once the frame is out: it went to the device's own MAC.
         self.unasked: Step | None = None
+        #: Stops of a tunnel that its packets meet only beyond this host.
+        self.awaits: list[Step] = []
 
     # -- legs --------------------------------------------------------------------------------------------------
 
@@ -561,6 +577,7 @@ class _Walk:
             self._stop(Step(outcome=Outcome.UNKNOWN, text=answer.unread or "", **facts))
             return None
         if answer.how in (neigh.Resolved.NOBODY, neigh.Resolved.IGNORED):
+            self._meet_what_awaits()
             point = self.places.point(view, out)
             text = (
                 f"nobody on {out.name} answers for {address}"
@@ -674,6 +691,10 @@ class _Walk:
 
     def _leave(self, view: View, out: Link, packet: Packet, text: str) -> NoReturn:
         self._lost_unasked()
+        landed = overlay.landing(self.world, view, packet)
+        if landed is not None:
+            self._cross(view, out, packet, *landed)
+        self._check_translated(view, out, packet)
         self._add(
             Step(
                 kind=StepKind.LEAVE,
@@ -688,6 +709,84 @@ class _Walk:
         self.answer = answer_to(packet if self.tunnel is None else self.tunnel.inner, accepted=True)
         self._finish(LegEnd.LEFT)
 
+    def _meet_what_awaits(self) -> None:
+        """Stop a tunnel by what its packets meet beyond this host, and by what comes of that here."""
+        for step in self.awaits:
+            self._stop(step)
+        self.awaits = []
+
+    def _check_translated(self, view: View, out: Link, packet: Packet) -> None:
+        """Stop a tunnel whose outer source was translated to what the other hosts do not know.
+
+        What is for an overlay's network but left its container by another way reaches nobody either.
+        """
+        if self.tunnel is None:
+            start = self.steps[0].netns if self.steps else None
+            passed = overlay.missed(self.world, start, packet.dst)
+            if passed is not None:
+                self._stop(
+                    Step(
+                        kind=StepKind.CROSS,
+                        netns=view.id,
+                        segment=Segment.EGRESS,
+                        text=f"{packet.dst} is in the overlay {passed.name}, and leaves {out.name} without its tunnel",
+                        packet=packet,
+                        outcome=Outcome.DROP,
+                        reason=Reason.NOT_ENCAPSULATED,
+                        device=out.name,
+                        ifindex=out.ifindex,
+                    )
+                )
+            return
+        self._meet_what_awaits()
+        network = overlay.network_of(self.world, self.tunnel.view, self.tunnel.inner.dst)
+        ends = overlay.translated(self.steps, self.tunnel.link, network)
+        if ends is not None:
+            self._stop(
+                Step(
+                    kind=StepKind.CROSS,
+                    netns=view.id,
+                    segment=Segment.UNDERLAY,
+                    text=f"the other hosts take {self.tunnel.inner.src_mac} from {ends[0]} alone, not from {ends[1]}",
+                    packet=packet,
+                    outcome=Outcome.DROP,
+                    reason=Reason.VXLAN_WRONG_SOURCE,
+                    device=out.name,
+                    ifindex=out.ifindex,
+                )
+            )
+
+    def _cross(self, view: View, out: Link, packet: Packet, host: View, device: Link) -> NoReturn:
+        """Go on where another host of the snapshot takes the packet in; what lies between hosts is taken to pass it."""
+        self._add(
+            Step(
+                kind=StepKind.CROSS,
+                netns=view.id,
+                segment=Segment.REMOTE,
+                text=f"leaves this host by {out.name}, for {packet.dst} of {host.name}",
+                packet=packet,
+                device=out.name,
+                ifindex=out.ifindex,
+            )
+        )
+        if self.tunnel is not None and packet.length > device.mtu:
+            self._stop(
+                Step(
+                    kind=StepKind.MTU,
+                    netns=host.id,
+                    segment=Segment.UNDERLAY,
+                    text=f"{packet.length} bytes do not fit into {device.name} of {host.name} (mtu {device.mtu})",
+                    packet=self.tunnel.inner,
+                    outcome=Outcome.DROP,
+                    reason=Reason.TOO_BIG,
+                    device=device.name,
+                    ifindex=device.ifindex,
+                    link=device,
+                )
+            )
+        self._receive(host, device, packet, dst_mac=device.mac)
+        raise _End
+
     def _vxlan(self, view: View, out: Link, packet: Packet, dst_mac: str | None) -> None:
         """Put a frame into UDP for the host behind which its receiver is (vxlan_xmit, vxlan_xmit_one).
 
@@ -698,7 +797,9 @@ class _Walk:
             self._leave(view, out, packet, f"encapsulated by {out.name}")
         if isinstance(view.ns.fdb, Missing):
             self._doubt(view, "egress", unread_text(view, "fdb"), packet)
-        entry = _vtep(view, out, dst_mac)
+        entry = overlay.vtep(view, out, dst_mac)
+        if entry is None:
+            entry = self.heard.learnt.get((view.id, out.ifindex, dst_mac or ""))
         remote = entry.dst if entry is not None else info.group
         facts: dict[str, Any] = {
             "kind": StepKind.ENCAP,
@@ -717,12 +818,35 @@ class _Walk:
             raise _End
         if remote.is_multicast:
             self._leave(view, out, packet, f"encapsulated by {out.name} for the group {remote}")
+        right = overlay.host_behind(self.world, view, dst_mac, (self.flow.src.netns, self.flow.dst.netns))
+        if right is not None and right.owned and remote not in right.owned:
+            text = f"{out.name} sends what is for {dst_mac} to {remote}, which is no address of {right.name}"
+            self._stop(Step(text=text, packet=packet, outcome=Outcome.DROP, reason=Reason.VXLAN_WRONG_HOST, **facts))
+            remote = overlay.own_address(right, remote) or remote
+        network = overlay.network_of(self.world, view, packet.dst)
+        if network is not None and network.encrypted:
+            self.heard.encrypted = network.name
         inode = out.peer_netns if out.peer_netns is not None else view.id
         under = self.world.view(inode)
         if under is None:
             self.needs = (inode,)
             self._finish(LegEnd.NEEDS)
         family = remote.version
+        if right is None:
+            source = info.local if info.local is not None else overlay.own_address(under, remote)
+            wrong = overlay.misdirected(under, network, source, remote)
+            if wrong is not None:
+                text = f"{out.name} sends what is for {dst_mac} to {remote}: {wrong}"
+                astray = Step(text=text, packet=packet, outcome=Outcome.DROP, reason=Reason.VXLAN_WRONG_HOST, **facts)
+                if remote in under.owned:
+                    self._stop(astray)
+                    raise _End
+                self.awaits.append(astray)
+            if network is not None and network.vnis and info.vni not in network.vnis:
+                text = f"{out.name} has VXLAN {info.vni}, and the network {network.name} is {network.vnis[0]} elsewhere"
+                self.awaits.append(
+                    Step(text=text, packet=packet, outcome=Outcome.DROP, reason=Reason.VXLAN_NO_DEVICE, **facts)
+                )
         headers = VXLAN_HEADERS[family]
         outer = Packet(
             family=family,
@@ -736,6 +860,9 @@ class _Walk:
             df=False,
         )
         self._add(Step(text=f"into VXLAN {info.vni}, to {remote} port {info.port}", packet=outer, **facts))
+        if network is not None and network.encrypted:
+            text = f"{network.name} is encrypted, and what IPsec does to its tunnel is not modelled"
+            self._stop(Step(text=text, packet=outer, outcome=Outcome.UNKNOWN, **facts))
         self.tunnel = self.heard.tunnel = _Tunnel(view, out, packet, outer)
         found = routing.lookup(under, outer, src=info.local)
         device = under.links.get(found.ifindex or 0)
@@ -795,7 +922,7 @@ class _Walk:
         From the host's namespace the way is followed only into namespaces that the question or an engine names:
         anything else behind a veth is the outside world to this host, as hardware would be.
         """
-        if view.id != self.world.host or inode == view.id:
+        if view.id not in self.world.hosts or inode == view.id:
             return False
         if inode in (self.flow.src.netns, self.flow.dst.netns) or inode in self.world.containers:
             return False
@@ -805,6 +932,9 @@ class _Walk:
         owner = self.world.owner_of_address(packet.dst)
         network = self.world.snapshot.intent.network(owner[1].network_id) if owner is not None else None
         bridge = view.links.get(out.master or 0)
+        hidden = self.world.view(inode)
+        if hidden is not None and hidden.ns.kind == "overlay":
+            return False  # an engine's own, such as the load balancer of a swarm's published ports
         return network is None or bridge is None or network.bridge != bridge.name
 
     def _parent(self, view: View, out: Link, packet: Packet) -> tuple[View, Link]:
@@ -1058,6 +1188,13 @@ class _Walk:
         # should be one (beyond a stop).
         told = self.end is None and self.next_hop is not None and not isinstance(view.ns.addresses, Missing)
         elsewhere = told and target is None and self.next_hop not in view.owned
+        if (
+            self.end is not None
+            and target is None
+            and any(each.vxlan is not None for each in view.ports.get(bridge.ifindex, ()))
+        ):
+            # Nobody answered for the next hop, so nothing is known of where the frame would go.
+            self._finish(LegEnd.DROPPED)
         if not elsewhere and (target is None or bridging.is_local_mac(view, bridge, target)):
             self._bridge_up(view, bridge, packet, tracking=tracking if prerouted else None)
             return
@@ -1436,28 +1573,21 @@ class _Walk:
         result = self._hook(view, Hook.INPUT, packet, tracking, "stack", iif=device.name)
         packet = result.packet
         self.table.keep(view, result.tracking)
-        tunnel = self.tunnel
-        if tunnel is not None and (packet.proto, packet.dport) == (17, tunnel.outer.dport):
-            inner = tunnel.inner
-            self._add(
-                Step(
-                    kind=StepKind.DECAP,
-                    netns=tunnel.view.id,
-                    segment=Segment.UNDERLAY,
-                    text=f"out of the tunnel by {tunnel.link.name}",
-                    packet=inner,
-                    device=tunnel.link.name,
-                    ifindex=tunnel.link.ifindex,
-                    link=tunnel.link,
-                )
-            )
-            self.tunnel = None
-            self._receive(tunnel.view, tunnel.link, inner, dst_mac=inner.dst_mac)
+        if self.tunnel is not None and (packet.proto, packet.dport) == (17, self.tunnel.outer.dport):
+            self._decapsulate(view, packet, self.tunnel)
             return
         self._taken_elsewhere(view, device, packet)
         answer = sockets.deliver(view, packet, own_reply=self.direction is Direction.REPLY)
         if answer.outcome is Outcome.ARRIVED and answer.socket is not None and view.id == self.world.host:
             answer = relay.unless_held(self.world.snapshot, answer, answer.socket, packet)
+        if answer.reason is Reason.NOT_LISTENING and view.ns.kind == "overlay" and packet.proto in (6, 17):
+            self._lost(
+                view,
+                "local",
+                f"the swarm's load balancer (IPVS) in {view.name} chooses the task that gets this packet; neither what "
+                "it holds nor whether this kernel has it was seen",
+                packet,
+            )
         step = self._step(
             view,
             StepKind.LOCAL,
@@ -1477,6 +1607,45 @@ class _Walk:
             self._finish(LegEnd.ARRIVED)
         self._stop(step)
         self._finish(LegEnd.DROPPED if answer.outcome is Outcome.DROP else LegEnd.UNKNOWN)
+
+    def _decapsulate(self, view: View, packet: Packet, tunnel: _Tunnel) -> None:
+        """Take a frame out of its tunnel, by the device of this host that has its id (vxlan_rcv)."""
+        vni = tunnel.link.vxlan.vni if tunnel.link.vxlan is not None else None
+        found = overlay.ends(self.world, view.id)
+        if not found:
+            self._lost(view, "stack", f"no vxlan device of {view.name} was read", packet)
+        exact = [
+            each for each in found if each[1].vxlan and (each[1].vxlan.port, each[1].vxlan.vni) == (packet.dport, vni)
+        ]
+        containers = (self.flow.src.netns, self.flow.dst.netns)
+        meant = overlay.same_overlay(self.world, exact, containers) or next(iter(exact), None)
+        if meant is None:
+            meant = overlay.same_overlay(self.world, found, containers) or found[0]
+        where, link = meant
+        inner = tunnel.inner
+        facts: dict[str, Any] = {
+            "kind": StepKind.DECAP,
+            "netns": where.id,
+            "segment": Segment.UNDERLAY,
+            "device": link.name,
+            "ifindex": link.ifindex,
+            "link": link,
+        }
+        if not exact:
+            text = f"no vxlan device of {view.name} takes VXLAN {vni} at port {packet.dport}"
+            self._stop(Step(text=text, packet=packet, outcome=Outcome.DROP, reason=Reason.VXLAN_NO_DEVICE, **facts))
+        entry = overlay.refuses(where, link, inner.src_mac, packet.src)
+        if entry is not None:
+            text = f"{link.name} takes {entry.mac} from {entry.dst} alone, and this came from {packet.src}"
+            facts["fdb"] = entry
+            self._stop(Step(text=text, packet=packet, outcome=Outcome.DROP, reason=Reason.VXLAN_WRONG_SOURCE, **facts))
+        else:
+            self._add(Step(text=f"out of the tunnel by {link.name}", packet=inner, **facts))
+            if link.vxlan is not None and link.vxlan.learning and inner.src_mac is not None:
+                learnt = FdbEntry(ifindex=link.ifindex, mac=inner.src_mac, dst=packet.src)
+                self.heard.learnt[where.id, link.ifindex, inner.src_mac] = learnt
+        self.tunnel = None
+        self._receive(where, link, inner, dst_mac=inner.dst_mac)
 
     # -- shared ------------------------------------------------------------------------------------------------
 
@@ -1581,14 +1750,6 @@ def _home(leg: Leg, flow: Flow) -> Leg:
 def _forwarding_of_all(view: View, family: int) -> int:
     default = view.number("net.ipv4.ip_forward", 0) if family == 4 else 0
     return view.conf(family, "all", "forwarding", default)
-
-
-def _vtep(view: View, out: Link, mac: str | None) -> FdbEntry | None:
-    """Return the entry of a vxlan device that says where a MAC is, else the one for all others (vxlan_find_mac)."""
-    own = [each for each in rows(view.ns.fdb) if each.ifindex == out.ifindex and each.dst is not None]
-    return next((each for each in own if each.mac == mac), None) or next(
-        (each for each in own if each.mac == "00:00:00:00:00:00"), None
-    )
 
 
 def _asking(view: View, out: Link, address: IPAddress, packet: Packet) -> IPAddress:

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from nettrace.model.base import IPAddress, Missing, Values, rows
 from nettrace.model.intent import Container, Endpoint, Network
 from nettrace.model.snapshot import (
+    HOST_SHIFT,
     Address,
     FdbEntry,
     Link,
@@ -174,6 +175,8 @@ class World:
         self.snapshot = snapshot
         self.views = {ns.id: View(ns) for ns in snapshot.namespaces}
         self.host = snapshot.host_netns
+        #: The host's own namespace of this host, and of each other one that the snapshot holds.
+        self.hosts: tuple[int, ...] = (snapshot.host_netns, *(each.host_netns for each in snapshot.peers))
         self.containers: dict[int, Container] = {}
         for container in snapshot.intent.containers:
             # A container on the host's own network, or one that joined another's, has no namespace of its own.
@@ -194,6 +197,15 @@ class World:
     def view(self, netns: int) -> View | None:
         """Return a namespace's view, None when it was not read."""
         return self.views.get(netns)
+
+    def host_of(self, netns: int) -> int:
+        """Return the host's own namespace on the machine that a namespace is on."""
+        peer = self.snapshot.peer_of(netns)
+        return peer.host_netns if peer is not None else self.host
+
+    def same_host(self, one: int, other: int) -> bool:
+        """Tell whether two namespaces are on one machine."""
+        return one >> HOST_SHIFT == other >> HOST_SHIFT
 
     def far_end(self, view: View, link: Link) -> tuple[View, Link] | None:
         """Return the other end of a veth pair (the parent of a macvlan), None when it was not read."""

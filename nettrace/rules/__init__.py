@@ -189,6 +189,12 @@ from nettrace.rules.overlay import (
 from nettrace.rules.overlay import (
     underlay_blocked as overlay_underlay_blocked,
 )
+from nettrace.rules.overlay import (
+    vni_mismatch as overlay_vni_mismatch,
+)
+from nettrace.rules.overlay import (
+    vtep_address as overlay_vtep_address,
+)
 from nettrace.rules.port import (
     listens_on_loopback as port_listens_on_loopback,
 )
@@ -335,6 +341,8 @@ RULES: tuple[Rule, ...] = (
     neigh_unresolved.RULE,
     overlay_peer_unknown.RULE,
     overlay_underlay_blocked.RULE,
+    overlay_vni_mismatch.RULE,
+    overlay_vtep_address.RULE,
     port_listens_on_loopback.RULE,
     port_not_listening.RULE,
     port_not_published.RULE,

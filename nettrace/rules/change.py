@@ -14,6 +14,7 @@ from nettrace.model.netfilter import RuleRef
 from nettrace.model.snapshot import (
     Address,
     DumpFormat,
+    FdbEntry,
     Link,
     Namespace,
     Neighbour,
@@ -97,6 +98,15 @@ def set_port(netns: int, ifindex: int, **facts: Any) -> Change:
                 yield link
 
     return _section("links", netns, edit)
+
+
+def set_vtep(netns: int, entry: FdbEntry, address: IPAddress) -> Change:
+    """Let a vxlan device's forwarding entry point to another host."""
+
+    def edit(entries: tuple[FdbEntry, ...]) -> Iterable[FdbEntry]:
+        return (replace(each, dst=address) if each == entry else each for each in entries)
+
+    return _section("fdb", netns, edit)
 
 
 def bring_up(netns: int, ifindex: int) -> Change:

@@ -138,7 +138,7 @@ def _filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
         return "overlay.underlay-blocked"
     if ref.family == "bridge":
         return "bridge.filter-drop"
-    if step.netns != case.world.host:
+    if step.netns not in case.world.hosts:
         return "filter.container-drop"
     if ref.family == "arp":
         return "filter.rule-drop"

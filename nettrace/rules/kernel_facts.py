@@ -108,7 +108,7 @@ _WHAT = {
 
 def _trace_evidence(case: Case, passing: Passing) -> Evidence:
     what = _WHAT.get(passing.kind, "a packet of the probe") if passing.kind is not None else "a packet of the probe"
-    way = [passing.chain, *(each.effect.split()[1] for each in passing.met if each.effect.startswith(("jump", "goto")))]
+    way = [passing.chain, *(each.effect[5:] for each in passing.met if each.effect.startswith(("jump ", "goto ")))]
     last = passing.met[-1]
     ended = "dropped" if passing.verdict is FilterVerdict.DROP else last.effect
     if len(passing.met) == 1 and last.handle is None:

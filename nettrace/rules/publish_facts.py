@@ -9,7 +9,7 @@ import msgspec
 from nettrace.correlate import Blocker
 from nettrace.model.base import IPAddress
 from nettrace.model.flow import Packet, Proto
-from nettrace.model.intent import Container, PublishedPort
+from nettrace.model.intent import Container, PublishedPort, Service
 from nettrace.model.netfilter import Hook, NatResult, RuleRef
 from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
 from nettrace.model.verdict import Evidence, EvidenceKind
@@ -110,6 +110,15 @@ def wanted(case: Case) -> Wanted | None:
                 return want
             other = other or want
     return other
+
+
+def published_service(case: Case) -> tuple[Service, PublishedPort] | None:
+    """Return the swarm's service, and its port, that the question asks the host for."""
+    for service in case.before.intent.services or ():
+        for port in service.ports:
+            if (port.proto, port.host_port) == (case.flow.proto.value, case.flow.dport):
+                return service, port
+    return None
 
 
 def _target(case: Case, container: Container, family: int) -> tuple[IPAddress, str | None] | None:
@@ -316,6 +325,7 @@ __all__ = [
     "dnat_rules",
     "nat_table",
     "publish_hit",
+    "published_service",
     "published_text",
     "restart_command",
     "taken_for_host",

@@ -43,13 +43,17 @@ def names(view: View) -> dict[int, str]:
 
 def enter(case: Case, netns: int) -> str:
     """Return what a command must begin with to act in a namespace: nothing on the host, else nsenter."""
-    if netns == case.world.host:
+    if netns in case.world.hosts:
         return ""
     container = case.world.containers.get(netns)
     if container is not None and container.pid:
         return f"nsenter -t {container.pid} -n "
     view = case.view(netns)
     name = view.name if view is not None else str(netns)
+    peer = case.before.peer_of(netns)
+    name = name.removeprefix(f"{peer.name}:") if peer is not None else name
+    if view is not None and view.ns.path is not None:
+        return f"nsenter --net={view.ns.path} "
     if container is None and name.startswith("pid:"):
         return f"nsenter -t {name.removeprefix('pid:')} -n "
     name = name.removeprefix("netns:")

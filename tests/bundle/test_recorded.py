@@ -50,7 +50,7 @@ def container(name: str, ip: str | None, netns: int | None, **fields: Any) -> Co
     six = ip_interface(fields.pop("six")) if "six" in fields else None
     endpoint = Endpoint(network="bridge", network_id="n1", ipv4=held, ipv6=six, gateway=ip_address("172.17.0.1"))
     given: dict[str, Any] = {"id": fields.pop("id", name.ljust(64, "0")), "endpoints": (endpoint,)} | fields
-    return Container(name=name, engine="docker", netns=netns, **given)
+    return Container(name=name, netns=netns, **({"engine": "docker"} | given))
 
 
 SNAPSHOT = Snapshot(
@@ -80,6 +80,8 @@ SNAPSHOT = Snapshot(
             container("daemon", None, None, mode="host", endpoints=()),
             container("off", None, None, status="exited"),
             container("unread", "172.17.0.7/16", 99),
+            container("shop/cart-0", None, 4, engine="cri", endpoints=()),
+            container("left", None, 4, joined="db", mode="container:db", endpoints=()),
         ),
     ),
 )
@@ -109,6 +111,10 @@ def resolve(src: str, dst: str, **options: Any) -> Flow:
         ("daemon", "web", (1, "172.17.0.1", 2, "172.17.0.2")),
         ("web", "daemon", (2, "172.17.0.2", 1, "172.17.0.1")),
         ("web", "127.0.0.1", (2, "127.0.0.1", 2, "127.0.0.1")),
+        ("web", "left", (2, "172.17.0.2", 4, None)),
+        ("left", "web", (4, "172.17.0.9", 2, "172.17.0.2")),
+        ("pod:cart-0", "web", (4, "172.17.0.9", 2, "172.17.0.2")),
+        ("pod:shop/cart-0", "web", (4, "172.17.0.9", 2, "172.17.0.2")),
         ("off", "web", (None, None, 2, "172.17.0.2")),
         ("web", "off", (2, "172.17.0.2", None, None)),
     ],
@@ -139,12 +145,13 @@ def test_a_name_that_was_asked_about_is_known() -> None:
 @pytest.mark.parametrize(
     ("src", "dst", "error", "words"),
     [
-        ("nosuch", "web", NotFound, "there are daemon, db, off"),
+        ("nosuch", "web", NotFound, "there are daemon, db, left"),
         ("wep", "db", NotFound, "did you mean web"),
         ("blue", "web", NotFound, "netns:blue"),
         ("netns:red", "web", NotFound, "no namespace red"),
         ("web", "netns:host", NotFound, "no namespace host"),
         ("pid:1", "web", NotFound, "process 1"),
+        ("pod:nosuch", "web", NotFound, "no pod nosuch"),
         ("web", "example.org", NotFound, "give the address"),
         ("8.8.8.8", "web", NotFound, "no address of the recorded host"),
         ("unread", "web", NotFound, "not recorded"),

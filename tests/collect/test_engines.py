@@ -20,6 +20,7 @@ from nettrace.collect.engines.docker import (
     parse_network,
     parse_podman_network,
     parse_podman_rootless,
+    parse_service,
     with_gateways,
     with_network_ids,
 )
@@ -88,6 +89,31 @@ def test_swarm_and_firewall_are_told() -> None:
     engine = parse_engine({"Version": "29.0.0", "ApiVersion": "1.52"}, info, "docker", "unix:///x")
     assert (engine.swarm, engine.firewall_backend, engine.api) == ("n1", "nftables", "1.52")
     assert parse_engine({}, {"Swarm": {"NodeID": "", "LocalNodeState": "inactive"}}, "docker", "").swarm is None
+
+
+def test_what_a_swarm_says_of_its_networks_and_services() -> None:
+    row = {
+        "Id": "xlz8hdipdm5kjtomovrme6umg",
+        "Name": "ov1",
+        "Driver": "overlay",
+        "Scope": "swarm",
+        "Options": {"com.docker.network.driver.overlay.vxlanid_list": "4097,4098", "encrypted": ""},
+        "Peers": [{"Name": "6a71a3318289", "IP": "203.0.113.2"}, {"Name": "b", "IP": "203.0.113.3"}, {"Name": "odd"}],
+    }
+    network = parse_network(row, "docker")
+    assert (network.vnis, network.encrypted) == ((4097, 4098), True)
+    assert [str(each) for each in network.nodes] == ["203.0.113.2", "203.0.113.3"]
+    plain = parse_network({**row, "Options": None, "Peers": None}, "docker")
+    assert (plain.vnis, plain.encrypted, plain.nodes) == ((), False, ())
+    ports = [
+        {"Protocol": "udp", "TargetPort": 53, "PublishedPort": 5353, "PublishMode": "ingress"},
+        {"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8088, "PublishMode": "host"},
+        {"Protocol": "tcp", "TargetPort": 81},
+    ]
+    service = parse_service({"ID": "x", "Spec": {"Name": "shop"}, "Endpoint": {"Ports": ports}}, "docker")
+    assert service.name == "shop"
+    assert [(each.proto, each.host_port, each.container_port) for each in service.ports] == [("udp", 5353, 53)]
+    assert parse_service({"ID": "x"}, "docker").ports == ()
 
 
 def test_podman_names_itself_among_the_components() -> None:

@@ -55,7 +55,7 @@ def names(docker_lab: Lab, askers: dict[str, Asker]) -> Asker:
 
 
 def ask(asker: Asker, *args: str) -> Said:
-    said = asker.ask(["path", *args, "--json", "--timeout", "0.5"])
+    said = asker.ask_and_replay(["path", *args, "--json", "--timeout", "0.5"])
     assert "Traceback" not in said.err
     return said
 
@@ -167,8 +167,9 @@ def test_an_engine_that_died_leaves_a_redirect_to_nobody(make_lab: Callable[...,
 
 
 def test_a_recorded_first_leg_is_diagnosed_again_to_the_same(docker_lab: Lab, names: Asker, tmp_path: Path) -> None:
-    said = names.ask(["path", "app", "db", "--json", "--record", str(tmp_path)])
-    again, _trace = diagnose_again(read_case(tmp_path))
+    bundle = tmp_path / "bundle.tar.gz"
+    said = names.ask(["path", "app", "db", "--json", "--bundle", str(bundle)])
+    again, _trace = diagnose_again(read_case(bundle))
     assert [each.code for each in again.findings] == codes(said) == ["dns.name-not-found"]
     assert again.outcome.value == said.verdict["outcome"]
 

@@ -48,7 +48,7 @@ def shared(docker_lab: Lab, askers: dict[str, Asker]) -> Asker:
 
 
 def ask(asker: Asker, *args: str) -> Said:
-    said = asker.ask(["path", *args, "--json", "--timeout", "0.5"])
+    said = asker.ask_and_replay(["path", *args, "--json", "--timeout", "0.5"])
     assert "Traceback" not in said.err
     return said
 

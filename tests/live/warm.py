@@ -54,6 +54,16 @@ class Asker:
         self.child.stdin.flush()
         return Said(**json.loads(self.child.stdout.readline()))
 
+    def ask_and_replay(self, args: Sequence[str]) -> Said:
+        """Ask `nettrace path … --json`, and hold the replay of the answer's own bundle to the same answer."""
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = f"{folder}/bundle.tar.gz"
+            said = self.ask([*args, "--bundle", bundle])
+            if said.code in (0, 1, 3):
+                again = self.ask(["replay", bundle, "--json"])
+                assert (again.code, again.out, again.err) == (said.code, said.out, "")
+        return said
+
     def close(self) -> None:
         with self.child:
             assert self.child.stdin is not None

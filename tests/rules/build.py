@@ -25,6 +25,7 @@ from nettrace.model.lookup import Lookup
 from nettrace.model.observe import Observation, Open, Sent, Sighting, SightingKind, Way
 from nettrace.model.path import Direction, StepKind, Trace
 from nettrace.model.snapshot import (
+    HOST_SHIFT,
     Address,
     BridgeInfo,
     BridgePort,
@@ -38,6 +39,7 @@ from nettrace.model.snapshot import (
     Neighbour,
     NetfilterDump,
     NextHop,
+    Peer,
     PolicyRule,
     Route,
     Snapshot,
@@ -240,6 +242,7 @@ class Lab:
         default_factory=lambda: Engine(name="docker", version="20.10.24", endpoint="unix:///S", iptables=True)
     )
     gaps: list[Gap] = field(default_factory=list)
+    peers: list[Peer] = field(default_factory=list)
 
     @property
     def host(self) -> Box:
@@ -264,6 +267,7 @@ class Lab:
                 containers=tuple(self.containers.values()),
             ),
             gaps=(*self.gaps, *gaps),
+            peers=tuple(self.peers),
         )
 
     def lose(self, section: str, box: str | None = None) -> None:
@@ -481,6 +485,7 @@ def overlay_lab() -> Lab:
     host.tables["nft", "ip"] = {
         "raw": [":PREROUTING ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]"],
         "filter": [":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]"],
+        "nat": [f":{hook} ACCEPT [0:0]" for hook in ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")],
     }
     hidden.links += [
         Link(ifindex=2, name="br0", kind="bridge", mac="52:54:00:00:09:01", mtu=1450, bridge=BridgeInfo()),
@@ -506,6 +511,7 @@ def overlay_lab() -> Lab:
     lab.networks["ov"] = Network(
         id="net-ov", name="ov", driver="overlay", engine="docker", scope="swarm",
         subnets=(Subnet(subnet=ip_network("10.0.9.0/24"), gateway=ip_address("10.0.9.1")),),
+        vnis=(4097,), nodes=(ip_address("203.0.113.2"), ip_address("203.0.113.3")),
     )  # fmt: skip
     endpoint = Endpoint(
         network="ov", network_id="net-ov", mac="02:42:0a:00:09:02", ipv4=ip_interface("10.0.9.2/24"),
@@ -514,6 +520,50 @@ def overlay_lab() -> Lab:
     lab.containers["o1"] = Container(
         id="o1", name="o1", engine="docker", status="running", netns=app.id, endpoints=(endpoint,)
     )
+    return lab
+
+
+def two_hosts() -> Lab:
+    """Return the overlay's lab with its other host b in it, which is asked too: o2 holds 10.0.9.3 there."""
+    lab = overlay_lab()
+    far = 1 << HOST_SHIFT
+    host = Box(id=far + 1000, name="b:host", kind="host", sysctls=dict(SYSCTLS))
+    hidden = Box(id=far + 4000, name="b:1-ov", kind="overlay", sysctls=dict(SYSCTLS))
+    app = Box(id=far + 4001, name="b:o2", sysctls=dict(SYSCTLS))
+    lab.boxes |= {each.name: each for each in (host, hidden, app)}
+    for box in (host, hidden, app):
+        box.links = [Link(ifindex=1, name="lo", loopback=True, arp_type=772, mtu=65536)]
+        box.hold("lo", "127.0.0.1/8", scope="host")
+    host.links.append(Link(ifindex=2, name="eth0", mac="52:54:00:00:00:03", operstate="UP"))
+    host.hold("eth0", "203.0.113.3/24")
+    host.route("default", dev="eth0", via="203.0.113.1")
+    host.tables["nft", "ip"] = {"filter": [":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]"]}
+    hidden.links += [
+        Link(ifindex=2, name="br0", kind="bridge", mac="52:54:00:00:19:01", mtu=1450, bridge=BridgeInfo()),
+        Link(
+            ifindex=7, name="vxlan0", kind="vxlan", mac="52:54:00:00:19:07", mtu=1450, master=2, port=BridgePort(),
+            vxlan=Vxlan(vni=4097, proxy=True), peer_netns=host.id,
+        ),
+        Link(
+            ifindex=9, name="veth0", kind="veth", mac="52:54:00:00:19:09", mtu=1450, master=2, port=BridgePort(),
+            peer_ifindex=8, peer_netns=app.id,
+        ),
+    ]  # fmt: skip
+    hidden.hold("br0", "10.0.9.1/24")
+    near = "02:42:0a:00:09:02"
+    hidden.fdb.append(FdbEntry(ifindex=7, mac=near, dst=ip_address("203.0.113.2"), state="permanent"))
+    hidden.neighbours.append(Neighbour(ifindex=7, address=ip_address("10.0.9.2"), mac=near, state="PERMANENT"))
+    app.links.append(
+        Link(
+            ifindex=8, name="eth0", kind="veth", mac=REMOTE_MAC, mtu=1450, peer_ifindex=9, peer_netns=hidden.id
+        )
+    )  # fmt: skip
+    app.hold("eth0", "10.0.9.3/24")
+    endpoint = Endpoint(network="ov", network_id="net-ov", mac=REMOTE_MAC, ipv4=ip_interface("10.0.9.3/24"))
+    lab.containers["b:o2"] = Container(
+        id="o2", name="b:o2", engine="docker", status="running", netns=app.id, endpoints=(endpoint,)
+    )
+    lab.peers = [Peer(name="b", number=1, host_netns=host.id, host=Host(kernel="6.18.0"))]
     return lab
 
 

@@ -28,10 +28,22 @@ from nettrace.model.snapshot import (
     PolicyRule,
     PortVlan,
     Tuple5,
+    Vxlan,
 )
 from nettrace.model.verdict import Result, Severity, Verdict
 from nettrace.rules import RULES
-from tests.rules.build import Box, Lab, Wire, ask, diagnose_case, macvlan_lab, observed, overlay_lab, plain_lab
+from tests.rules.build import (
+    Box,
+    Lab,
+    Wire,
+    ask,
+    diagnose_case,
+    macvlan_lab,
+    observed,
+    overlay_lab,
+    plain_lab,
+    two_hosts,
+)
 from tests.rules.names import embedded, looked_up
 
 Change = Callable[[Lab], object]
@@ -72,6 +84,32 @@ def without_peer(table: str) -> Change:
         setattr(lab["1-ov"], table, [])
 
     return change
+
+
+def far_end_at(address: str) -> Change:
+    """Let the overlay's table say that the remote container is behind that host."""
+
+    def change(lab: Lab) -> None:
+        lab["1-ov"].fdb = [replace(each, dst=ip_address(address)) for each in lab["1-ov"].fdb]
+
+    return change
+
+
+def past_the_overlay(lab: Lab) -> None:
+    """Take the overlay's route from the container, so that its default route by another network serves."""
+    box, host = lab["o1"], lab.host
+    box.routes = [each for each in box.routes if str(each.dst) != "10.0.9.0/24"]
+    box.links.append(
+        Link(ifindex=10, name="eth1", kind="veth", mac="02:42:ac:12:00:03", peer_ifindex=11, peer_netns=host.id)
+    )
+    box.hold("eth1", "172.18.0.3/16")
+    box.route("default", dev="eth1", via="172.18.0.1")
+    host.links.append(
+        Link(ifindex=11, name="veth1", kind="veth", mac="52:54:00:00:12:0b", peer_ifindex=10, peer_netns=box.id)
+    )
+    host.hold("veth1", "172.18.0.1/16")
+    host.sysctls |= {f"net.ipv4.conf.{each}.forwarding": "1" for each in ("all", "eth0", "veth1")}
+    host.sysctls["net.ipv4.ip_forward"] = "1"
 
 
 def all_of(*changes: Change) -> Change:
@@ -1033,6 +1071,137 @@ ROWS = (
         breaks=rule("raw", "-A PREROUTING -s 203.0.113.3/32 -j DROP"),
         near=nothing,
         lacks=("netfilter", "host"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="route.missing",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=past_the_overlay,
+        near=nothing,
+        lacks=("routes", "o1"),
+        segment=Segment.SOURCE,
+    ),
+    Row(
+        code="bridge.port-without-master",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=lambda lab: lab["1-ov"].edit("vxlan0", master=None, port=None),
+        near=nothing,
+        lacks=("links", "1-ov"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.port-without-master",
+        base=two_hosts,
+        asks=("o1", "b:o2"),
+        breaks=lambda lab: lab["b:1-ov"].edit("vxlan0", master=None, port=None),
+        near=nothing,
+        lacks=("links", "b:1-ov"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="neigh.stale-static",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=lambda lab: lab["o1"].neighbours.append(
+            Neighbour(ifindex=8, address=ip_address("10.0.9.3"), mac="02:42:0a:00:09:99", state="PERMANENT")
+        ),
+        near=lambda lab: lab["o1"].neighbours.append(
+            Neighbour(ifindex=8, address=ip_address("10.0.9.3"), mac="02:42:0a:00:09:03", state="PERMANENT")
+        ),
+        lacks=("neighbours", "o1"),
+        segment=Segment.SOURCE,
+    ),
+    Row(
+        code="overlay.underlay-blocked",
+        base=two_hosts,
+        asks=("o1", "b:o2"),
+        breaks=lambda lab: lab["b:host"].chain("filter", "-A INPUT -p udp -m udp --dport 4789 -j DROP"),
+        near=lambda lab: lab["b:host"].chain("filter", "-A INPUT -p udp -m udp --dport 4788 -j DROP"),
+        lacks=("netfilter", "b:host"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.underlay-blocked",
+        base=two_hosts,
+        asks=("o1", "b:o2"),
+        breaks=nothing,
+        near=nothing,
+        wire=observed(until="host/eth0"),
+        near_wire=observed(reply=True),
+        lacks=None,
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.vni-mismatch",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=lambda lab: lab["1-ov"].edit("vxlan0", vxlan=Vxlan(vni=9999, learning=False, proxy=True)),
+        near=nothing,
+        lacks=("links", "1-ov"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.vni-mismatch",
+        base=two_hosts,
+        asks=("o1", "b:o2"),
+        breaks=lambda lab: lab["b:1-ov"].edit("vxlan0", vxlan=Vxlan(vni=9999, proxy=True)),
+        near=nothing,
+        lacks=("links", "b:1-ov"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.vni-mismatch",
+        base=two_hosts,
+        asks=("o1", "b:o2"),
+        breaks=lambda lab: lab["b:1-ov"].edit("vxlan0", vxlan=Vxlan(vni=4097, port=8472, proxy=True)),
+        near=lambda lab: [
+            lab[each].edit("vxlan0", vxlan=Vxlan(vni=4097, port=8472, proxy=True)) for each in ("1-ov", "b:1-ov")
+        ],
+        lacks=("links", "b:1-ov"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.vtep-address",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=far_end_at("203.0.113.9"),
+        near=nothing,
+        lacks=("fdb", "1-ov"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.vtep-address",
+        base=overlay_lab,
+        asks=("o1", "10.0.9.3"),
+        breaks=far_end_at("203.0.113.2"),
+        near=nothing,
+        lacks=("fdb", "1-ov"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.vtep-address",
+        base=two_hosts,
+        asks=("o1", "b:o2"),
+        breaks=all_of(
+            lambda lab: lab.host.hold("eth0", "203.0.113.77/24"),
+            rule("nat", "-A POSTROUTING -p udp -m udp --dport 4789 -j SNAT --to-source 203.0.113.77"),
+        ),
+        near=all_of(
+            lambda lab: lab.host.hold("eth0", "203.0.113.77/24"),
+            rule("nat", "-A POSTROUTING -p udp -m udp --dport 4788 -j SNAT --to-source 203.0.113.77"),
+        ),
+        lacks=("fdb", "b:1-ov"),
+        segment=Segment.UNDERLAY,
+    ),
+    Row(
+        code="overlay.vtep-address",
+        base=two_hosts,
+        asks=("o1", "b:o2"),
+        breaks=far_end_at("203.0.113.9"),
+        near=nothing,
+        lacks=("fdb", "1-ov"),
         segment=Segment.UNDERLAY,
     ),
     Row(

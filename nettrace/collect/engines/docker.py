@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from nettrace.collect.proc import read_text
 from nettrace.errors import EngineError, NotFound
 from nettrace.model.base import IPAddress, IPInterface
-from nettrace.model.intent import Container, Endpoint, Engine, Intent, Network, PublishedPort, Subnet
+from nettrace.model.intent import Container, Endpoint, Engine, Intent, Network, PublishedPort, Service, Subnet
 from nettrace.model.texts import RawText
 from nettrace.netns import Netns
 
@@ -32,8 +32,10 @@ __all__ = [
     "parse_container",
     "parse_engine",
     "parse_network",
+    "parse_nodes",
     "parse_podman_network",
     "parse_podman_rootless",
+    "parse_service",
     "with_gateways",
     "with_network_ids",
 ]
@@ -43,6 +45,7 @@ TIMEOUT_S = 10
 ANY_VERSION = "1.44"
 DEFAULT_FOLDERS = ("/run/docker/netns", "/var/run/docker/netns")
 _OPTION = "com.docker.network."
+_VNIS = f"{_OPTION}driver.overlay.vxlanid_list"
 
 
 def docker_endpoint(environment: Mapping[str, str] | None = None) -> str:
@@ -174,7 +177,30 @@ class DockerEngine:
         engine = parse_engine(self._version, info, self.name, self.endpoint)
         self._node = engine.swarm
         containers = tuple(parse_container(each, self.name) for each in self._call("containers", all=True))
-        return Intent(engines=(engine,), networks=with_gateways(networks, containers), containers=containers)
+        if engine.swarm is not None:
+            networks = self._with_nodes(networks, containers)
+        services = self._services() if engine.swarm is not None else None
+        networks = with_gateways(networks, containers)
+        return Intent(engines=(engine,), networks=networks, containers=containers, services=services)
+
+    def _services(self) -> tuple[Service, ...] | None:
+        """Return the swarm's services, None where the engine is no manager and may not say."""
+        try:
+            return tuple(parse_service(each, self.name) for each in self._call("services"))
+        except (EngineError, NotFound):
+            return None
+
+    def _with_nodes(self, networks: tuple[Network, ...], containers: Sequence[Container]) -> tuple[Network, ...]:
+        """Name the hosts of the overlay networks that containers here are in; the listing leaves them out."""
+        used = {endpoint.network_id for container in containers for endpoint in container.endpoints}
+        found = []
+        for network in networks:
+            nodes = network.nodes
+            if network.driver == "overlay" and network.id in used:
+                with contextlib.suppress(EngineError, NotFound):  # then the kernel's tables alone tell
+                    nodes = parse_nodes(self._call("inspect_network", network.id))
+            found.append(replace(network, nodes=nodes))
+        return tuple(found)
 
     def _read_podman(self, engine: Engine) -> Intent:
         """Return what Podman meant: its networks by its own API, for the Docker API leaves half of them out.
@@ -337,7 +363,34 @@ def parse_network(data: Mapping[str, Any], engine: str) -> Network:
         gateway_mode_ipv4=options.get(f"{_OPTION}bridge.gateway_mode_ipv4"),
         gateway_mode_ipv6=options.get(f"{_OPTION}bridge.gateway_mode_ipv6"),
         parent=options.get("parent"),
+        vnis=tuple(int(each) for each in options.get(_VNIS, "").split(",") if each.isdigit()),
+        nodes=parse_nodes(data),
         options=options,
+    )
+
+
+def parse_nodes(data: Mapping[str, Any]) -> tuple[IPAddress, ...]:
+    """Return the addresses of the hosts that take part in an overlay network (GET /networks/{id}: Peers)."""
+    told = (_address(each.get("IP")) for each in data.get("Peers") or ())
+    return tuple(each for each in told if each is not None)
+
+
+def parse_service(data: Mapping[str, Any], engine: str) -> Service:
+    """Turn one row of GET /services into a Service; ports that tasks publish on their own hosts are left out."""
+    ports = (data.get("Endpoint") or {}).get("Ports") or ()
+    return Service(
+        name=str((data.get("Spec") or {}).get("Name") or data.get("ID") or ""),
+        engine=engine,
+        ports=tuple(
+            PublishedPort(
+                proto=str(port.get("Protocol") or "tcp"),
+                container_port=int(port.get("TargetPort") or 0),
+                host_ip=IPv4Address(0),
+                host_port=int(port["PublishedPort"]),
+            )
+            for port in ports
+            if port.get("PublishedPort") and port.get("PublishMode", "ingress") == "ingress"
+        ),
     )
 
 

@@ -30,6 +30,7 @@ REASONS = (
     Reason.NOT_LOCAL,
     Reason.RP_FILTER,
     Reason.FORWARDING_OFF,
+    Reason.NOT_ENCAPSULATED,
 )
 
 
@@ -80,6 +81,15 @@ def check(case: Case) -> Result:
 
 def _by_mac(case: Case, end: FlowEnd) -> tuple[View, Link, Endpoint, Network] | None:
     """Return an end's interface by its MAC address alone: its address is what may be missing."""
+    view, container = case.view(end.netns), case.container_of(end)
+    for endpoint, network in case.attachments(container) if view is not None else ():
+        # Overlays have no bridge in the host's namespace.
+        link = case.link_of(view, endpoint) if view is not None else None
+        held = endpoint.ipv4 if case.flow.family == 4 else endpoint.ipv6
+        if network.driver != "overlay" or view is None or link is None or held is None:
+            continue
+        if held.ip not in view.owned:
+            return view, link, endpoint, network
     own = attachment(case, end)
     return (own[0], own[1], own[4], own[5]) if own is not None else None
 

@@ -13,7 +13,7 @@ Seen in the field: containers cannot reach their gateway until they are restarte
 from __future__ import annotations
 
 from nettrace.model.path import Segment
-from nettrace.model.snapshot import Link
+from nettrace.model.snapshot import BridgePort, Link
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -64,7 +64,46 @@ def check(case: Case) -> Result:
                 netns=host.id,
             )
         )
-    return fired(*hits)
+    return fired(*hits, *_in_an_overlay(case))
+
+
+def _in_an_overlay(case: Case) -> list[Hit]:
+    """Return the findings of hidden namespaces whose bridge has lost the tunnel, or the port of an end."""
+    hits = []
+    ends = (case.flow.src.netns, case.flow.dst.netns)
+    for view in case.world.views.values():
+        bridge = next((link for link in view.links.values() if link.kind == "bridge"), None)
+        if view.ns.kind != "overlay" or bridge is None:
+            continue
+        here = [each for each in case.blockers if each.step is not None and each.step.netns in (view.id, *ends)]
+        for link in view.links.values():
+            needed = link.vxlan is not None or (link.kind == "veth" and view.peer(link) in ends)
+            if link.master is not None or not needed or not here:
+                continue
+            what = "the tunnel to the other hosts" if link.vxlan is not None else "the container's interface"
+            hits.append(
+                Hit(
+                    title=f"{link.name} in {view.name}, {what}, is not a port of {bridge.name}",
+                    explanation=f"The overlay's bridge {bridge.name} joins its containers and the tunnel, and "
+                    f"{link.name} is a port of none, so no frame gets from the one to the other.",
+                    at=f"{view.name}/{link.name}",
+                    evidence=(link_evidence(view, link), *wire_evidence(case, here[0])),
+                    mend=Mend(
+                        summary="Make it a port of the bridge again, and find what detached it.",
+                        commands=(f"{enter(case, view.id)}ip link set {link.name} master {bridge.name}",),
+                        change=together(
+                            set_link(view.id, link.ifindex, master=bridge.ifindex, port=BridgePort()),
+                            *(forget_neighbours(each) for each in ends if each is not None),
+                        ),
+                    ),
+                    basis=here[0].basis,
+                    blocker=here[0],
+                    segment=Segment.BRIDGE,
+                    device=link.name,
+                    netns=view.id,
+                )
+            )
+    return hits
 
 
 def _forget(case: Case, view: View, link: Link, veth: Link) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 What it reports: the source or destination was started with --network none, was disconnected from its last network, or
     shares the network of a container that has stopped or has started anew since; or the destination's only network is a
-    process (slirp4netns, pasta), which nothing else is in.
-Why traffic stops: its namespace holds only the loopback; or no device leads into it.
+    process (slirp4netns, pasta), which nothing else is in; or it is in an overlay network that the source is not in.
+Why traffic stops: its namespace holds only the loopback; or no device leads into it, as none leads into an overlay from
+    outside of it.
 Proof: the engine's endpoints; the namespace's links, and the process behind its tap.
 Remedy: connect it to a network; one that shares another's network must be started again after that one; publish a port
     of a rootless container.
@@ -58,7 +59,39 @@ def check(case: Case) -> Result:
                 blocker=blocker,
             )
         )
-    return fired(*hits, *_behind_a_process(case))
+    return fired(*hits, *_behind_a_process(case), *_outside_of_the_overlay(case))
+
+
+def _outside_of_the_overlay(case: Case) -> list[Hit]:
+    """Return the findings of a source that has no way into the overlay network of its destination."""
+    hits = []
+    container = case.container_of(case.flow.src)
+    joined = {endpoint.network_id for endpoint in container.endpoints} if container is not None else set()
+    for blocker, step in blockers(case, Reason.NOT_ENCAPSULATED):
+        owner = case.world.owner_of_address(step.packet.dst)
+        network = case.before.intent.network(owner[1].network_id) if owner is not None else None
+        if blocker.direction is not Direction.FORWARD or owner is None or network is None or network.id in joined:
+            continue
+        whose = f"{owner[0].name} has {step.packet.dst} in {network.name}"
+        can = container is not None and container.mode != "host"
+        hits.append(
+            Hit(
+                title=f"{case.flow.src.name} is not in the overlay network {network.name}",
+                explanation=f"{whose}, an overlay network, and {case.flow.src.name} is not in it: the packet leaves "
+                "for the world outside, where nobody has that address.",
+                at=case.flow.src.name,
+                evidence=(intent_evidence(whose, network.engine), *errno_or_wire(case, blocker)),
+                mend=Mend(
+                    summary="Connect it to the network, or publish a port of the destination.",
+                    commands=(f"docker network connect {network.name} {case.flow.src.name}",) if can else (),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+                segment=Segment.SOURCE,
+                netns=case.flow.src.netns,
+            )
+        )
+    return hits
 
 
 def _owner_evidence(case: Case, container: Container) -> tuple[Evidence, ...]:

@@ -31,6 +31,7 @@ EFFECTS = (
     Reason.NEIGHBOUR_FAILED,
     Reason.PEER_DOWN,
     Reason.PORT_BLOCKED,
+    Reason.NOT_ENCAPSULATED,
 )
 
 
@@ -68,6 +69,8 @@ def _down(case: Case, step: Step) -> tuple[View, Link] | None:
             if other is not None and not other[1].up:
                 return other
         return None
+    if step.reason is Reason.NOT_ENCAPSULATED:
+        return _past_the_overlay(case, step)
     if step.reason is Reason.NEIGHBOUR_FAILED:
         return _silent_holder(case, step)
     return _lost_routes(case, view)
@@ -85,13 +88,27 @@ def _lost_routes(case: Case, view: View) -> tuple[View, Link] | None:
     return None
 
 
+def _past_the_overlay(case: Case, step: Step) -> tuple[View, Link] | None:
+    """Return the interface of an overlay's network that is down at the end which a packet left by another way."""
+    for end in (case.flow.src, case.flow.dst):
+        view = case.view(end.netns)
+        for endpoint, network in case.attachments(case.container_of(end)):
+            link = case.link_of(view, endpoint) if view is not None else None
+            if any(step.packet.dst in pool.subnet for pool in network.subnets) and link is not None and not link.up:
+                assert view is not None
+                return view, link
+    return None
+
+
 def _silent_holder(case: Case, step: Step) -> tuple[View, Link] | None:
     """Return the interface that holds the next hop's address and is down, or a port on the way to it that is."""
     for view in case.world.views.values():
-        holder = view.owned.get(step.next_hop) if step.next_hop is not None else None
-        if holder is None:
+        if not case.world.same_host(view.id, step.netns):
             continue
-        link = view.links[holder]
+        holder = view.owned.get(step.next_hop) if step.next_hop is not None else None
+        link = view.links.get(holder) if holder is not None else None
+        if link is None:
+            continue
         if not link.up:
             return view, link
         peer = case.peer_of(view, link)

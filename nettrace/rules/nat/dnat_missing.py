@@ -1,6 +1,7 @@
 """A published port has no DNAT rule that the packet meets.
 
-What it reports: the engine publishes the port, but no rule translates the packet to the container.
+What it reports: the engine publishes the port, but no rule translates the packet to the container, or, for a service
+    of a swarm, to the swarm's load balancer.
 Why traffic stops: the host takes the packet for its own, and nothing listens there.
 Proof: the engine's published port; the nat table without a rule for it, or without a jump to it; the reset or error.
 Remedy: restart the container, so that the engine writes the rule again.
@@ -16,6 +17,7 @@ from nettrace.model.netfilter import Hook
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule
+from nettrace.rules.faults import intent_evidence
 from nettrace.rules.publish_facts import (
     PODMAN_CHAIN,
     Asked,
@@ -28,6 +30,7 @@ from nettrace.rules.publish_facts import (
     dnat_rules,
     nat_table,
     publish_hit,
+    published_service,
     restart_command,
     taken_for_host,
     wanted,
@@ -38,6 +41,8 @@ from nettrace.rules.wording import rule_evidence
 def check(case: Case) -> Result:
     """Fire when a packet for a published port is taken for the host's own because no rule translates it."""
     ask, want = asked(case), wanted(case)
+    if ask is not None and want is None and ask.nat is None:
+        return fired(*_not_taken_in(case, ask))
     if ask is None or want is None or not want.fits or ask.nat is not None:
         return fired()
     right, wrong = dnat_rules(ask.host, want)
@@ -71,6 +76,38 @@ def check(case: Case) -> Result:
             continue
         hits.append(_missing(case, ask, want, port, blocker))
     return fired(*hits)
+
+
+def _not_taken_in(case: Case, ask: Asked) -> list[Hit]:
+    """Return the findings of a service's port that the routing mesh of this host does not take in."""
+    found = published_service(case)
+    if found is None:
+        return []
+    service, port = found
+    asked_for = f"{port.host_port}/{port.proto}"
+    return [
+        publish_hit(
+            case,
+            ask,
+            blocker,
+            title=f"the port {asked_for} of service {service.name} has no DNAT rule",
+            explanation=f"The swarm's service {service.name} publishes {asked_for} on every host, and no rule here "
+            f"(chain DOCKER-INGRESS) hands it to the swarm's load balancer, so {ask.host.name} takes the packet for "
+            "its own. The engine writes the rule together with its load balancer, which needs IPVS in the kernel, "
+            "once a task of the service runs.",
+            mend=Mend(
+                summary="Let a task of the service run on a kernel that has IPVS, then restart the engine.",
+                commands=(f"docker service ps {service.name}", "modprobe ip_vs", "systemctl restart docker"),
+            ),
+            evidence=(
+                intent_evidence(
+                    f"service {service.name} publishes {port.host_port}->{port.container_port}/{port.proto}",
+                    service.engine,
+                ),
+            ),
+        )
+        for blocker in taken_for_host(case, ask.host)
+    ]
 
 
 def _missing(case: Case, ask: Asked, want: Wanted, port: str, blocker: Blocker) -> Hit:

@@ -11,9 +11,10 @@ Seen in the field: peers keep an old MAC address for an address that has moved (
 from __future__ import annotations
 
 from nettrace.model.observe import Sighting, SightingKind
-from nettrace.model.path import Direction, Segment, StepKind
+from nettrace.model.path import Direction, Segment, Step, StepKind
 from nettrace.model.text import neighbour_text
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
+from nettrace.predict.neigh import segment_of
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_neighbour
@@ -30,7 +31,7 @@ def check(case: Case) -> Result:
             entry = step.neighbour
             if step.kind is not StepKind.NEIGHBOUR or entry is None or entry.mac is None:
                 continue
-            owner = _owner_mac(case, step.next_hop)
+            owner = _owner_mac(case, step.next_hop) or _tunnels_word(case, step)
             told = None if owner is not None else _answer_of(case, step.next_hop)
             if told is not None:
                 owner = told.packet.src_mac
@@ -91,11 +92,22 @@ def _answer_of(case: Case, address: object) -> Sighting | None:
     return next((each for each in sightings if each.kind in told and each.packet.src == address), None)
 
 
+def _tunnels_word(case: Case, step: Step) -> str | None:
+    """Return the MAC by which a tunnel that answers for others knows the next hop, None where there is none."""
+    view = view_of(case, step)
+    link = view.links.get(step.ifindex or 0)
+    for tunnel in segment_of(case.world, view, link).tunnels if link is not None else ():
+        for (ifindex, address), entry in case.world.views[tunnel.netns].neighbours.items():
+            if (ifindex, address) == (tunnel.ifindex, step.next_hop) and entry.mac is not None:
+                return entry.mac
+    return None
+
+
 def _owner_mac(case: Case, address: object) -> str | None:
     """Return the MAC of the interface that holds an address here, None when nobody known does."""
     for view in case.world.views.values():
         for held, ifindex in view.owned.items():
-            if held == address:
+            if held == address and ifindex in view.links:
                 return view.links[ifindex].mac
     return None
 

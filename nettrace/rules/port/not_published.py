@@ -15,7 +15,7 @@ from nettrace.model.path import Reason
 from nettrace.rules.base import Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import intent_evidence
-from nettrace.rules.publish_facts import asked, publish_hit, taken_for_host, wanted
+from nettrace.rules.publish_facts import asked, publish_hit, published_service, taken_for_host, wanted
 
 
 def check(case: Case) -> Result:
@@ -28,6 +28,8 @@ def check(case: Case) -> Result:
         return fired()  # it uses the host's own network: what listens there needs no publishing
     if case.lookup is not None and not case.lookup.addresses:
         return fired()  # the query for a name: a server of the host's own is meant
+    if published_service(case) is not None:
+        return fired()  # nat.dnat-missing
     bridged = [each for each in case.before.intent.containers if each.status == "running" and each.endpoints]
     if not bridged:
         return fired()
@@ -43,6 +45,8 @@ def check(case: Case) -> Result:
         None,
     )
     hint = f" {inside[0]} publishes its port {case.flow.dport} as {inside[1]}." if inside is not None else ""
+    if engine.swarm is not None and case.before.intent.services is None:
+        hint += " Whether a service of the swarm does, only a manager of it can tell."
     told = f"published: {', '.join(published)}" if published else "no container publishes a port"
     hits = [
         publish_hit(

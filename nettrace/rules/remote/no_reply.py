@@ -55,6 +55,9 @@ def check(case: Case) -> Result:
             "and nothing came back: that process may not have sent it on, the host's rules for its own sockets may "
             "stop it, or it is lost beyond this host."
         )
+    inside = _tunnel(case)
+    if inside is not None:
+        explanation += f" It is the tunnel of an overlay: {inside[0]}"
     return fired(
         Hit(
             title=f"{case.flow.dst.name} did not answer",
@@ -68,7 +71,9 @@ def check(case: Case) -> Result:
                     "no answer and no error",
                 ),
             ),
-            mend=Mend(
+            mend=inside[1]
+            if inside is not None
+            else Mend(
                 summary=f"Ask at {shown.dst}, or at the router behind {leave.device}, whether packets from "
                 f"{shown.src} arrive and answers are sent.",
                 commands=(f"tcpdump -ni any host {shown.src}  # there",),
@@ -77,6 +82,26 @@ def check(case: Case) -> Result:
             blocker=blocker,
         )
     )
+
+
+def _tunnel(case: Case) -> tuple[str, Mend] | None:
+    """Return what the other host of an overlay has to do for the packet, and what to ask there."""
+    wrap = next((step for step in case.steps(Direction.FORWARD) if step.kind is StepKind.ENCAP), None)
+    vxlan = wrap.link.vxlan if wrap is not None and wrap.link is not None else None
+    if wrap is None or vxlan is None:
+        return None
+    first = case.steps(Direction.FORWARD)[0].packet
+    outer = wrap.packet
+    text = (
+        f"the host {outer.dst} must let UDP port {outer.dport} in from here, take VXLAN id {vxlan.vni} out of it, know "
+        f"{first.dst} behind its bridge, and send the answer back the same way."
+    )
+    mend = Mend(
+        summary=f"Ask at {outer.dst} whether the tunnel arrives and answers leave; with --peer NAME=ssh://{outer.dst} "
+        "nettrace looks there itself.",
+        commands=(f"tcpdump -ni any udp port {outer.dport}  # at {outer.dst}",),
+    )
+    return text, mend
 
 
 RULE = rule("remote.no-reply", check, rank=92, needs=("links",))

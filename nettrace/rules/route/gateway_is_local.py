@@ -30,7 +30,13 @@ def check(case: Case) -> Result:
         gateway = next((hop.gateway for hop in step.route.nexthops if hop.ifindex == step.ifindex), None)
         view = view_of(case, step)
         holder = view.owned.get(gateway) if gateway is not None else None
-        if holder is None or gateway == step.packet.dst or holder == step.ifindex or not case.blockers:
+        if (
+            holder is None
+            or holder not in view.links
+            or gateway == step.packet.dst
+            or holder == step.ifindex
+            or not case.blockers
+        ):
             continue
         row = next(each for each in view.addresses[holder] if each.address.ip == gateway)
         device = view.links[holder].name

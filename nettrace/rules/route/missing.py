@@ -12,8 +12,8 @@ Seen in the field: "Network is unreachable" in a container that is only in inter
 from __future__ import annotations
 
 from nettrace.model.intent import Endpoint, Network
-from nettrace.model.path import Reason
-from nettrace.model.snapshot import Link
+from nettrace.model.path import Direction, Reason, Segment
+from nettrace.model.snapshot import Link, NextHop, Route
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
@@ -61,7 +61,48 @@ def check(case: Case) -> Result:
                 blocker=blocker,
             )
         )
-    return fired(*hits)
+    return fired(*hits, *_past_the_overlay(case))
+
+
+def _past_the_overlay(case: Case) -> list[Hit]:
+    """Return the findings of overlays whose connected route is gone, so that the default route took the packet."""
+    hits = []
+    for blocker, step in blockers(case, Reason.NOT_ENCAPSULATED):
+        end = case.flow.src if blocker.direction is Direction.FORWARD else case.flow.dst
+        view = case.view(end.netns)
+        for endpoint, network in case.attachments(case.container_of(end)):
+            link = case.link_of(view, endpoint) if view is not None else None
+            pool = next((each.subnet for each in network.subnets if step.packet.dst in each.subnet), None)
+            if view is None or link is None or pool is None or not link.up:
+                continue
+            held = next((each for each in view.addresses.get(link.ifindex, ()) if each.address.ip in pool), None)
+            if held is None or any(route.dst == pool for routes in view.tables.values() for route in routes):
+                continue
+            route = Route(table=254, dst=pool, nexthops=(NextHop(ifindex=link.ifindex),), prefsrc=held.address.ip)
+            hits.append(
+                Hit(
+                    title=f"{view.name} has no route to {pool} by {link.name}",
+                    explanation=f"{link.name} is in the overlay network {network.name}, and the route to its subnet is "
+                    f"gone, so a wider one takes what is for {step.packet.dst} out of the host without the tunnel.",
+                    at=f"{view.name}/{link.name}",
+                    evidence=(
+                        Evidence(kind=EvidenceKind.ROUTE, ref=view.name, text=f"no route to {pool} dev {link.name}"),
+                        intent_evidence(f"subnet of {network.name}: {pool}", network.engine),
+                        *errno_or_wire(case, blocker),
+                    ),
+                    mend=Mend(
+                        summary="Add the route that is missing.",
+                        commands=(f"{enter(case, view.id)}ip route add {pool} dev {link.name} src {held.address.ip}",),
+                        change=add_route(view.id, route),
+                    ),
+                    basis=blocker.basis,
+                    blocker=blocker,
+                    segment=Segment.SOURCE if blocker.direction is Direction.FORWARD else Segment.DESTINATION,
+                    device=link.name,
+                    netns=view.id,
+                )
+            )
+    return hits
 
 
 def _attached(case: Case, view: View) -> tuple[Endpoint, Network, Link] | None:

@@ -12,7 +12,7 @@ Seen in the field: a published port works on one of the host's addresses only (m
 
 from __future__ import annotations
 
-from nettrace.model.path import Direction, Segment, Step
+from nettrace.model.path import Direction, Reason, Segment, Step
 from nettrace.model.text import route_text, rule_text
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Change, Hit, Mend, Result, fired, rule
@@ -29,6 +29,8 @@ def check(case: Case) -> Result:
     for blocker in case.blockers:
         if blocker.direction is not Direction.REPLY or blocker.step is None:
             continue
+        if blocker.step.reason is Reason.NOT_ENCAPSULATED:
+            continue  # what should have led into the overlay is missing: that is named by what it is
         for step in routed_before(case, blocker):
             came = _way_in(case, step)
             if came is None or step.device is None or step.device == came:

@@ -44,6 +44,10 @@ def _right_device(case: Case, step: Step, blocker: Blocker) -> str | None:
     view = view_of(case, step)
     if step.route is None or step.ifindex is None:
         return None
+    if blocker.step is not None and blocker.step.reason is Reason.NOT_ENCAPSULATED:
+        if step.route.dst.prefixlen == 0:
+            return None  # the default route is right to be there
+        return _overlay_device(case, view, step)
     owner = case.world.owner_of_address(step.packet.dst)
     if view.id == case.world.host and owner is not None:
         network = case.before.intent.network(owner[1].network_id)
@@ -57,6 +61,15 @@ def _right_device(case: Case, step: Step, blocker: Blocker) -> str | None:
     if not _leads_nowhere(case, step, blocker):
         return None
     return _second_best(view, step)
+
+
+def _overlay_device(case: Case, view: View, step: Step) -> str | None:
+    """Return a container's interface of the overlay network that the destination is in, where that is up."""
+    for endpoint, network in case.attachments(case.world.containers.get(view.id)):
+        link = case.link_of(view, endpoint)
+        if any(step.packet.dst in pool.subnet for pool in network.subnets) and link is not None and link.up:
+            return link.name
+    return None
 
 
 def _leads_nowhere(case: Case, step: Step, blocker: Blocker) -> bool:
