@@ -1,0 +1,120 @@
+"""Faults that the labs' list leaves out, since they take nothing away or cannot be mended by what is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nettrace.lab import Lab
+
+from .warm import Asker, Said
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def askers() -> Iterator[dict[str, Asker]]:
+    made: dict[str, Asker] = {}
+    yield made
+    for each in made.values():
+        each.close()
+
+
+@pytest.fixture(params=["none", "docker", "docker-28"])
+def lab(request: pytest.FixtureRequest) -> Lab:
+    """The plain lab, and one of each engine."""
+    if request.param == "none":
+        made: Lab = request.getfixturevalue("plain_lab")
+        return made
+    return next(_docker_labs(request))
+
+
+def _docker_labs(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    from .conftest import _lent
+
+    yield from _lent(request.getfixturevalue("labs"), request.param)
+
+
+def ask(askers: dict[str, Asker], lab: Lab, *args: str) -> Said:
+    if lab.name not in askers:
+        askers[lab.name] = Asker(lab)
+    said = askers[lab.name].ask(["path", *args, "--json", "--timeout", "0.5"])
+    assert "Traceback" not in said.err
+    return said
+
+
+def codes(said: Said) -> list[str]:
+    return [finding["code"] for finding in said.verdict["findings"]]
+
+
+def told(said: Said) -> tuple[Any, ...]:
+    stop = said.verdict["stop"] or {}
+    return said.code, (codes(said) or [None])[0], stop.get("segment"), stop.get("direction")
+
+
+def test_forwarding_makes_the_host_deaf_to_its_router(plain_lab: Lab, askers: dict[str, Asker]) -> None:
+    """The lab's router sends no advertisements, so the route cannot come back by what is printed."""
+    question = ("c1", "2001:4860:4860::8888", "-6")
+    assert ask(askers, plain_lab, *question).code == 0
+    gateway = plain_lab.facts["uplink"].gateway6
+    plain_lab.check(["sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=1"])
+    plain_lab.check(["ip", "-6", "route", "del", "default"])
+    try:
+        said = ask(askers, plain_lab, *question)
+        assert told(said) == (1, "sysctl.accept-ra", "host", "forward")
+        remedy = said.verdict["findings"][0]["remedy"]
+        assert remedy["commands"] == ["sysctl -w net.ipv6.conf.eth0.accept_ra=2"]
+        assert remedy["verified"] != "yes"
+    finally:
+        plain_lab.exec(["sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=0"])
+        plain_lab.check(["ip", "-6", "route", "add", "default", "via", gateway])
+    assert ask(askers, plain_lab, *question).code == 0
+
+
+def test_a_rule_that_stands_hundreds_of_times_is_a_warning(lab: Lab, askers: dict[str, Asker]) -> None:
+    rule = "-p tcp --dport 9 -j ACCEPT"
+    lab.check(["sh", "-c", f"for i in $(seq 120); do iptables -A INPUT {rule}; done"])
+    try:
+        said = ask(askers, lab, "app", "8.8.8.8")
+        assert (said.code, said.verdict["outcome"], codes(said)) == (0, "delivered", ["filter.rules-duplicated"])
+        finding = said.verdict["findings"][0]
+        assert finding["severity"] == "warning"
+        assert "120 times" in finding["title"]
+    finally:
+        lab.exec(["sh", "-c", f"while iptables -D INPUT {rule} 2>/dev/null; do :; done"])
+
+
+def test_a_match_that_nobody_models_is_doubt_for_the_model_and_none_for_the_kernel(
+    plain_lab: Lab, askers: dict[str, Asker]
+) -> None:
+    rule = "-m string --algo bm --string nobody-sends-this -j DROP"
+    plain_lab.check(["sh", "-c", f"iptables -I FORWARD {rule}"])
+    try:
+        predicted = ask(askers, plain_lab, "app", "8.8.8.8", "--predict")
+        assert (predicted.code, predicted.verdict["outcome"]) == (3, "inconclusive")
+        assert "filter.unreadable-table" in codes(predicted)
+        assert any("string" in each for each in predicted.verdict["assumptions"])
+        assert ask(askers, plain_lab, "app", "8.8.8.8").code == 0
+    finally:
+        plain_lab.exec(["sh", "-c", f"iptables -D FORWARD {rule}"])
+
+
+def test_a_frame_of_an_icc_network_that_skips_iptables_is_a_warning(docker_lab: Lab, askers: dict[str, Asker]) -> None:
+    name = "net.bridge.bridge-nf-call-iptables"
+    before = docker_lab.check(["sysctl", "-n", name]).strip()
+    docker_lab.check(["sysctl", "-qw", f"{name}=0"])
+    try:
+        said = ask(askers, docker_lab, "n1", "n2")
+        assert (said.code, said.verdict["outcome"]) == (0, "delivered")
+        assert "sysctl.bridge-nf-call-off" in codes(said)
+    finally:
+        docker_lab.exec(["sysctl", "-qw", f"{name}={before}"])
+    assert told(ask(askers, docker_lab, "n1", "n2"))[:2] == (1, "filter.icc-disabled")
+
+
+def test_a_question_that_finds_nothing_prints_an_empty_list(plain_lab: Lab) -> None:
+    done = plain_lab.nettrace(["path", "app", "8.8.8.8", "--json"])
+    assert json.loads(done.stdout)["findings"] == []
