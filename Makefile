@@ -15,7 +15,7 @@ demo: root system $(READY) ## Break a throw-away host, diagnose it, mend it (roo
 	@$(VENV)/bin/nettrace demo
 
 test: system $(READY) ## Run all tests; as root also those that make throw-away hosts
-	@$(PY) -m pytest $(ARGS)
+	@sh tests/run.sh $(PY) $(ARGS)
 
 test-fast: $(READY) ## Run the tests that need no root
 	@$(PY) -m pytest -m "not live" $(ARGS)

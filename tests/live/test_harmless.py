@@ -21,7 +21,7 @@ import pytest
 
 from nettrace.lab import Lab
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 QUESTION = ["path", "app", "8.8.8.8", "--json"]
 #: More by hand: NETTRACE_KILLS=200 pytest tests/live/test_harmless.py -k killed

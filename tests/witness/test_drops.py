@@ -142,6 +142,7 @@ def instances() -> set[str]:
 
 
 @pytest.mark.live
+@pytest.mark.alone
 def test_a_drop_is_explained_and_other_threads_are_not_heard(hosts: Rig) -> None:
     hosts.inside("h", "iptables", "-A", "FORWARD", "-p", "icmp", "-j", "DROP")
     before = instances()
@@ -162,6 +163,7 @@ def test_a_drop_is_explained_and_other_threads_are_not_heard(hosts: Rig) -> None
 
 
 @pytest.mark.live
+@pytest.mark.alone
 def test_the_stack_leads_from_the_sender_to_the_drop(hosts: Rig) -> None:
     with open_drops(stack=True) as witness:
         assert not hosts.ping(dst="192.0.2.1")
@@ -173,6 +175,7 @@ def test_the_stack_leads_from_the_sender_to_the_drop(hosts: Rig) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.alone
 def test_what_a_killed_owner_left_is_swept_and_the_living_stay() -> None:
     script = textwrap.dedent("""
         import time
@@ -195,6 +198,7 @@ def test_what_a_killed_owner_left_is_swept_and_the_living_stay() -> None:
 
 
 @pytest.mark.live
+@pytest.mark.alone
 def test_without_the_capability_it_says_so() -> None:
     script = textwrap.dedent("""
         import ctypes

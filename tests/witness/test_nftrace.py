@@ -22,7 +22,7 @@ from probes.witness.marks import NETWORK, TRANSPORT, Compare, Mark
 from probes.witness.nftrace import RuleEvent, RuleTrace, open_rule_trace, read_handles
 from tests.witness.rig import CONTAINER, CONTAINER6, HOST, OUTSIDE, OUTSIDE6, Rig
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 ROOT = Path(__file__).parent.parent.parent
 
