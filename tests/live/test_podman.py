@@ -96,7 +96,7 @@ HEALTHY = [
 ]
 
 
-@pytest.mark.parametrize("question", HEALTHY, ids=" ".join)
+@pytest.mark.parametrize("question", HEALTHY, ids=lambda question: " ".join(question).replace(PREFIX, "lab"))
 def test_healthy(asker: Asker, question: tuple[str, ...]) -> None:
     said = ask(asker, *question)
     assert (said.code, said.verdict["outcome"], codes(said)) == (0, "delivered", [])

@@ -189,7 +189,7 @@ HOSTPORT = (INTERNET, "203.0.113.2", "--proto", "tcp", "--port", "8080")
         ("w1", "p1"),
         ("host", "w2", *HTTP),
     ],
-    ids=" ".join,
+    ids=lambda question: " ".join(question).replace(PREFIX, "lab"),
 )
 def test_healthy(node: Node, asker: Asker, question: tuple[str, ...]) -> None:
     said = ask(asker, *(form(node, word) for word in question))

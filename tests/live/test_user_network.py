@@ -90,7 +90,7 @@ def gaps(said: Said) -> list[dict[str, Any]]:
     return [each for each in said.verdict["gaps"] if each["section"] == "path"]
 
 
-@pytest.mark.parametrize(("source", "reader"), [(SLIRP, "slirp4netns"), (PASTA, "pas")])
+@pytest.mark.parametrize(("source", "reader"), [(SLIRP, "slirp4netns"), (PASTA, "pas")], ids=["slirp", "pasta"])
 def test_the_process_behind_a_tap_is_named(asker: Asker, source: str, reader: str) -> None:
     said = ask(asker, source, "8.8.8.8", "--proto", "tcp", "--port", "80")
     assert (said.code, codes(said)) == (0, [])
@@ -100,7 +100,7 @@ def test_the_process_behind_a_tap_is_named(asker: Asker, source: str, reader: st
     assert Path(f"/proc/{pid}/comm").read_text().startswith(reader)
 
 
-@pytest.mark.parametrize("source", [SLIRP, PASTA])
+@pytest.mark.parametrize("source", [SLIRP, PASTA], ids=["slirp", "pasta"])
 def test_a_rule_of_the_host_for_the_process_is_nobodys_cause(lab: Lab, asker: Asker, source: str) -> None:
     """The rule drops what the process sends itself: that it is the cause cannot be seen, so it is not said."""
     rule = ["OUTPUT", "-d", "8.8.8.8", "-p", "tcp", "--dport", "80", "-j", "DROP"]
@@ -115,7 +115,7 @@ def test_a_rule_of_the_host_for_the_process_is_nobodys_cause(lab: Lab, asker: As
         lab.check(["iptables", "-D", *rule])
 
 
-@pytest.mark.parametrize("target", [SLIRP, PASTA])
+@pytest.mark.parametrize("target", [SLIRP, PASTA], ids=["slirp", "pasta"])
 def test_nothing_leads_to_such_an_address(asker: Asker, target: str) -> None:
     """Pasta's is even the host's own, which answers: that is no answer of the container."""
     said = ask(asker, "host", target)
