@@ -19,7 +19,7 @@ from nettrace.bundling import capture_of
 from nettrace.diagnose import diagnose
 from nettrace.errors import NettraceError
 from nettrace.model.base import Model
-from nettrace.model.verdict import Verdict
+from nettrace.model.verdict import Timing, Verdict
 from nettrace.replay import case_again, recorded, snapshot_of
 from nettrace.wire.pcapng import write_pcapng
 from nettrace.wire.rewrite import rewrite_frame
@@ -71,7 +71,7 @@ def _rewritten(data: bytes, arp_type: int, addresses: AddressMap, vxlan_ports: t
     return rewrite_frame(data, arp_type=arp_type, address=addresses.address, mac=addresses.mac, vxlan_ports=vxlan_ports)
 
 
-def _diagnosed(redacted: Redacted, timing: object) -> tuple[Bundle, Verdict]:
+def _diagnosed(redacted: Redacted, timing: Timing) -> tuple[Bundle, Verdict]:
     """Return the redacted bundle with its capture and its verdict, which is diagnosed from it."""
     from nettrace.render.json import render_json
     from nettrace.render.text import render_text
@@ -81,7 +81,7 @@ def _diagnosed(redacted: Redacted, timing: object) -> tuple[Bundle, Verdict]:
     if run.observation is not None:
         members[CAPTURE] = write_pcapng(redacted.frames, arp_types=run.arp_types)
     recording = recorded(replace(redacted.bundle, members=members))
-    verdict = diagnose(case_again(recording), timing=timing, version=__version__)  # type: ignore[arg-type]
+    verdict = diagnose(case_again(recording), timing=timing, version=__version__)
     if recording.observation is not None:
         members[CAPTURE] = capture_of(verdict, recording.observation, run.arp_types)
     members[VERDICT_JSON] = render_json(verdict).encode() + b"\n"
