@@ -130,20 +130,33 @@ class Intents:
         if str(Path(os.path.realpath(place.path)).parent) not in folders:
             return
         if self._given_out is None:
-            self._given_out = {
-                (endpoint.mac, address.ip): container.id
-                for container in self.all().containers
-                if container.status in ("running", "paused") and not container.joined
-                for endpoint in container.endpoints
-                for address in (endpoint.ipv4, endpoint.ipv6)
-                if endpoint.mac is not None and address is not None
-            }
+            self._given_out = self._pairs()
         for pair in held:
             container = self.all().container(self._given_out.get(pair, ""))
             if container is not None and container.netns is None:
                 self._places.add(Place(inode=place.inode, path=place.path, name=container.name, kind="container"))
                 self._replace({container.id: msgspec.structs.replace(container, netns=place.inode)})
                 return
+
+    def _pairs(self) -> dict[tuple[str, IPAddress], str]:
+        """Return the container that each pair of MAC address and address was given to.
+
+        Podman lists one that joined another's network with the other's addresses, and does not say that it joined: a
+        pair of two containers tells nothing.
+        """
+        found: dict[tuple[str, IPAddress], str] = {}
+        twice = set()
+        for container in self.all().containers:
+            if container.status not in ("running", "paused") or container.joined:
+                continue
+            for endpoint in container.endpoints:
+                for address in (endpoint.ipv4, endpoint.ipv6):
+                    if endpoint.mac is None or address is None:
+                        continue
+                    pair = (endpoint.mac, address.ip)
+                    if found.setdefault(pair, container.id) != container.id:
+                        twice.add(pair)
+        return {pair: container for pair, container in found.items() if pair not in twice}
 
     def settle(self) -> tuple[Container, ...]:
         """Give containers that share another's namespace, or the host's, theirs; return those that are nowhere yet."""

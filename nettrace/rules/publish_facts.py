@@ -256,10 +256,14 @@ def add_rule_mend(case: Case, ask: Asked, want: Wanted, rule: str, summary: str)
     if place is None:
         return Mend(summary=summary, commands=(restart_command(want),))
     backend, family, tool = place
+    change = append_rule(ask.host.id, backend, family, "nat", rule)
+    if want.engine == "podman":
+        # It writes the rules of one container again, and ends nothing.
+        return Mend(summary=summary, commands=(restart_command(want),), change=change)
     return Mend(
         summary=f"{summary} `{restart_command(want)}` does the same, and ends its connections.",
         commands=(f"{tool} -t nat {rule}",),
-        change=append_rule(ask.host.id, backend, family, "nat", rule),
+        change=change,
     )
 
 

@@ -60,10 +60,28 @@ def enter(case: Case, netns: int) -> str:
     return f"nsenter --net={name if name.startswith('/') else '/run/netns/' + name} "
 
 
-def program(ref: RuleRef) -> str:
-    """Return the command that edits the table a rule stands in."""
+def program(ref: RuleRef, *, both: bool = False) -> str:
+    """Return the command that edits the table a rule stands in; `both`: the host uses the two back ends of iptables.
+
+    Which of them plain `iptables` is there then depends on the host's alternatives, so that it is named in full.
+    """
     base = {"ip6": "ip6tables", "bridge": "ebtables", "arp": "arptables"}.get(ref.family, "iptables")
-    return f"{base}-legacy" if ref.backend == "legacy" else base
+    if ref.backend == "legacy":
+        return f"{base}-legacy"
+    return f"{base}-nft" if both and ref.family in ("ip", "ip6") else base
+
+
+def _both(case: Case, netns: int) -> bool:
+    """Tell whether rules stand in both back ends of iptables."""
+    view = case.view(netns)
+    if view is None:
+        return False
+    held = {
+        table.backend
+        for table in view.ruleset.tables
+        if table.family in ("ip", "ip6") and any(chain.rules for chain in table.chains.values())
+    }
+    return held == {"legacy", "nft"}
 
 
 def is_native_nft(ref: RuleRef) -> bool:
@@ -85,9 +103,10 @@ def delete_command(case: Case, netns: int, ref: RuleRef) -> str:
     if is_native_nft(ref):
         handle = f"handle {ref.handle}" if ref.handle is not None else "handle <n>  # nft -a list ruleset shows it"
         return f"{prefix}nft delete rule {ref.family} {ref.table} {ref.chain} {handle}"
+    tool = program(ref, both=_both(case, netns))
     if _BY_NUMBER.search(ref.text):
-        return f"{prefix}{program(ref)} -t {ref.table} -D {ref.chain} {ref.index}  # {ref.text}"
-    return f"{prefix}{program(ref)} -t {ref.table} -D {ref.text.removeprefix('-A ')}"
+        return f"{prefix}{tool} -t {ref.table} -D {ref.chain} {ref.index}  # {ref.text}"
+    return f"{prefix}{tool} -t {ref.table} -D {ref.text.removeprefix('-A ')}"
 
 
 def policy_command(case: Case, netns: int, ref: RuleRef) -> str:
@@ -95,7 +114,7 @@ def policy_command(case: Case, netns: int, ref: RuleRef) -> str:
     prefix = enter(case, netns)
     if is_native_nft(ref):
         return f"{prefix}nft chain {ref.family} {ref.table} {ref.chain} '{{ policy accept; }}'"
-    return f"{prefix}{program(ref)} -t {ref.table} -P {ref.chain} ACCEPT"
+    return f"{prefix}{program(ref, both=_both(case, netns))} -t {ref.table} -P {ref.chain} ACCEPT"
 
 
 def rule_evidence(case: Case, netns: int, ref: RuleRef) -> tuple[Evidence, ...]:

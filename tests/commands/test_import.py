@@ -157,7 +157,11 @@ def test_a_bundle_says_where_it_came_from(tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
 
 
-def test_a_redacted_import_keeps_no_word_of_the_paste(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_redacted_import_keeps_no_word_of_the_paste(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By chance an address may stand for itself, and three letters in a hash: with this key none does.
+    monkeypatch.setattr("nettrace.commands.bundle.os.urandom", lambda length: bytes(range(length)))
     bundle, redacted = tmp_path / "issue.tar.gz", tmp_path / "redacted.tar.gz"
     imported(capsys, str(ISSUE), "-o", str(bundle))
     assert main(["bundle", "redact", str(bundle), "-o", str(redacted)]) == 0

@@ -827,7 +827,8 @@ def test_the_way_of_a_container_is_read_whole(busy_lab: Lab, monkeypatch: pytest
     flow, before, after = in_lab(busy_lab, work, monkeypatch)
     assert before.gaps == ()
     names = {ns.name: ns for ns in before.namespaces}
-    assert {"host", "app", "web", "c1", "c2", "n1", "n2", "s1", "ntc.dotted", "ntc-roamer"} == names.keys()
+    # Other tests leave containers of theirs in the lab.
+    assert {"host", "app", "web", "c1", "c2", "n1", "n2", "s1", "ntc.dotted", "ntc-roamer"} <= names.keys()
     assert all(ns.kind == "container" for name, ns in names.items() if name != "host")
     assert names["ntc-roamer"].id == flow.src.netns
     host = names["host"]

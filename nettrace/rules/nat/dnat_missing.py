@@ -155,7 +155,7 @@ def _jump_mend(case: Case, ask: Asked, want: Wanted, hook: Hook) -> Mend:
     rule_text = f"-A {hook.value.upper()} {own}-m addrtype --dst-type LOCAL -j {target}"
     return Mend(
         summary=summary,
-        commands=(*(("podman network reload --all",) if podman else ()), f"{tool} -t nat {rule_text}"),
+        commands=("podman network reload --all" if podman else f"{tool} -t nat {rule_text}",),
         change=append_rule(ask.host.id, backend, family, "nat", rule_text),
     )
 
