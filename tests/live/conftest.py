@@ -57,11 +57,31 @@ def labs() -> Iterator[dict[str, Lab]]:
         lab.down()
 
 
+#: The containers that each lab was made with, by the lab's name.
+OWN: dict[str, set[str]] = {}
+
+
+def containers_of(lab: Lab) -> set[str]:
+    """Return the ids of a lab's containers, stopped ones too; none without an engine."""
+    return set(lab.docker("ps", "-aq", "--no-trunc").split()) if lab.engine == "docker" else set()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_file_finds_a_lab_as_it_was_made(labs: dict[str, Lab]) -> Iterator[None]:
+    """Take away the containers that a file's tests, and the faults they broke, have left in shared labs."""
+    yield
+    for lab in labs.values():
+        left = containers_of(lab) - OWN[lab.name]
+        if left:
+            lab.docker("rm", "-f", *left)
+
+
 def _lent(labs: dict[str, Lab], engine: str) -> Iterator[Lab]:
     if engine not in labs:
         name = f"{PREFIX}-{engine}"
         directory = None if engine in (SYSTEM, "none") else engine
         labs[engine] = Lab.up(name, engine="none" if engine == "none" else "docker", docker_dir=directory)
+        OWN[name] = containers_of(labs[engine])
     yield labs[engine]
     labs[engine].mend()
 
