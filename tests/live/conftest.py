@@ -49,7 +49,7 @@ def nothing_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def labs() -> Iterator[dict[str, Lab]]:
+def labs(nothing_left: None) -> Iterator[dict[str, Lab]]:
     """The session's labs by engine; each is made when the first test asks for it."""
     made: dict[str, Lab] = {}
     yield made
