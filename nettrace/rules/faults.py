@@ -332,13 +332,27 @@ ENGINE_CODES = ("filter.forward-policy-drop", "filter.docker-rules-missing", "fi
 
 
 class FilterWords:
-    """The words of one filter code: a title and an explanation with {place}, {rule}, {verb} and {flow} in them."""
+    """The words of one filter code: a title and an explanation with {place}, {rule}, {verb} and {owner} in them.
+
+    Commands may also name the {source}, the {destination} and its {network}.
+    """
 
     def __init__(self, title: str, explanation: str, summary: str = "", commands: tuple[str, ...] = ()) -> None:
         self.title = title
         self.explanation = explanation
         self.summary = summary
         self.commands = commands
+
+
+def ends_as_named(case: Case) -> dict[str, str]:
+    """Return what commands call the ends of the flow: both containers, and the network of the destination."""
+    source, target = case.container_of(case.flow.src), case.container_of(case.flow.dst)
+    hanging = attachment(case, case.flow.dst)
+    return {
+        "source": source.name if source is not None else "<source container>",
+        "destination": target.name if target is not None else "<destination container>",
+        "network": hanging[5].name if hanging is not None else "<network of the destination>",
+    }
 
 
 def filter_hit(case: Case, blocker: Blocker, step: Step, ref: RuleRef, words: FilterWords, *, code: str = "") -> Hit:
@@ -348,11 +362,12 @@ def filter_hit(case: Case, blocker: Blocker, step: Step, ref: RuleRef, words: Fi
     """
     verb = "rejects" if step.hook is not None and step.hook.verdict is FilterVerdict.REJECT else "drops"
     facts = {"place": place_of(ref), "rule": ref.text, "verb": verb, "owner": ref.owner, "device": step.device or ""}
+    facts |= ends_as_named(case)
     mend = filter_mend(case, step, ref)
     if words.summary or words.commands:
         mend = Mend(
             summary=words.summary.format(**facts) or mend.summary,
-            commands=words.commands or mend.commands,
+            commands=tuple(each.format(**facts) for each in words.commands) or mend.commands,
             change=None if words.commands else mend.change,
         )
     view = view_of(case, step)

@@ -115,6 +115,36 @@ def test_a_frame_of_an_icc_network_that_skips_iptables_is_a_warning(docker_lab: 
     assert told(ask(askers, docker_lab, "n1", "n2"))[:2] == (1, "filter.icc-disabled")
 
 
+@pytest.mark.parametrize(
+    ("networks", "codes_of"),
+    [
+        (("bridge", "net1"), ("filter.network-isolation", "filter.direct-access-drop")),
+        (("noicc", "noicc"), ("filter.icc-disabled",)),
+        (("sealed", None), ("filter.internal-network",)),
+    ],
+    ids=["two networks", "icc off", "internal"],
+)
+def test_what_the_engine_keeps_apart_is_brought_together_by_what_is_printed(
+    docker_lab: Lab, askers: dict[str, Asker], networks: tuple[str, str | None], codes_of: tuple[str, ...]
+) -> None:
+    """Networks cannot be changed in place: the remedy connects containers, with their own names in it."""
+    made = [f"apart{number}" for number, network in enumerate(networks) if network is not None]
+    for name, network in zip(made, networks, strict=False):
+        run = ["docker", "run", "-d", "--name", name, "--stop-signal", "KILL", "--network", str(network)]
+        docker_lab.check([*run, "busybox", "tail", "-f", "/dev/null"])
+    question = (made[0], made[1] if len(made) > 1 else "8.8.8.8")
+    try:
+        said = ask(askers, docker_lab, *question)
+        assert said.code == 1
+        assert codes(said)[0] in codes_of
+        for command in said.verdict["findings"][0]["remedy"]["commands"]:
+            docker_lab.check(["sh", "-c", command])
+        assert ask(askers, docker_lab, *question).code == 0
+    finally:
+        docker_lab.docker("rm", "-f", *made)
+        docker_lab.exec(["sh", "-c", "docker network rm shared 2>/dev/null"])
+
+
 def test_a_question_that_finds_nothing_prints_an_empty_list(plain_lab: Lab) -> None:
     done = plain_lab.nettrace(["path", "app", "8.8.8.8", "--json"])
     assert json.loads(done.stdout)["findings"] == []

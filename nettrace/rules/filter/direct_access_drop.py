@@ -28,9 +28,20 @@ WORDS = FilterWords(
 )
 
 
+#: From one container to another the way is a network of both: what the engine drops on purpose stays dropped.
+BETWEEN = FilterWords(
+    title=WORDS.title,
+    explanation=WORDS.explanation,
+    summary="Connect one container to the network of the other, or use the published port of the host.",
+    commands=("docker network connect {network} {source}",),
+)
+
+
 def check(case: Case) -> Result:
     """Fire for each stop that is this fault."""
-    return fired(*filter_hits(case, "filter.direct-access-drop", WORDS))
+    ends = (case.flow.src, case.flow.dst)
+    between = all(container is not None and container.endpoints for container in map(case.container_of, ends))
+    return fired(*filter_hits(case, "filter.direct-access-drop", BETWEEN if between else WORDS))
 
 
 RULE = rule("filter.direct-access-drop", check, rank=55, needs=("netfilter",))

@@ -21,8 +21,16 @@ WORDS = FilterWords(
     explanation=(
         "The network was created with inter-container communication off, and the engine enforces it at {place}."
     ),
-    summary="Put both containers into a network that allows it; the option cannot be changed in place.",
-    commands=("docker network create shared", "docker network connect shared <container>  # for both"),
+    summary=(
+        "Put both containers into a network that allows it, and take the destination out of this one: the option "
+        "cannot be changed in place."
+    ),
+    commands=(
+        "docker network create shared",
+        "docker network connect shared {source}",
+        "docker network connect shared {destination}",
+        "docker network disconnect {network} {destination}",
+    ),
 )
 
 

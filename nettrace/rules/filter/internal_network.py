@@ -14,11 +14,11 @@ from __future__ import annotations
 from nettrace.model.path import Reason
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.faults import FilterWords, blockers, filter_hits, intent_evidence, view_of
+from nettrace.rules.faults import FilterWords, blockers, ends_as_named, filter_hits, intent_evidence, view_of
 
 TITLE = "the network is internal: nothing leaves or enters it"
 SUMMARY = "Connect the container to a network that has a way out."
-COMMANDS = ("docker network connect bridge <container>",)
+COMMANDS = ("docker network connect bridge {source}",)
 WORDS = FilterWords(
     title=TITLE,
     explanation="The network was created with --internal, and the engine enforces it at {place}.",
@@ -44,7 +44,7 @@ def check(case: Case) -> Result:
                     "which has no route to anywhere else.",
                     at=view.name,
                     evidence=(intent_evidence(f"network {network.name}: internal", network.engine),),
-                    mend=Mend(summary=SUMMARY, commands=COMMANDS),
+                    mend=Mend(summary=SUMMARY, commands=tuple(each.format(**ends_as_named(case)) for each in COMMANDS)),
                     basis=blocker.basis,
                     blocker=blocker,
                 )

@@ -21,8 +21,8 @@ WORDS = FilterWords(
     explanation=(
         "The two ends are in different networks, and the engine drops what goes from one to the other at {place}."
     ),
-    summary="Connect one container to the network of the other.",
-    commands=("docker network connect <network of the destination> <source container>",),
+    summary="Connect one container to the network of the other; it then reaches all that is in it.",
+    commands=("docker network connect {network} {source}",),
 )
 
 
