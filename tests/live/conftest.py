@@ -63,7 +63,7 @@ OWN: dict[str, set[str]] = {}
 
 def containers_of(lab: Lab) -> set[str]:
     """Return the ids of a lab's containers, stopped ones too; none without an engine."""
-    return set(lab.docker("ps", "-aq", "--no-trunc").split()) if lab.engine == "docker" else set()
+    return set() if lab.engine == "none" else set(lab.docker("ps", "-aq", "--no-trunc").split())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,7 +71,7 @@ def every_file_finds_a_lab_as_it_was_made(labs: dict[str, Lab]) -> Iterator[None
     """Take away the containers that a file's tests, and the faults they broke, have left in shared labs."""
     yield
     for lab in labs.values():
-        left = containers_of(lab) - OWN[lab.name]
+        left = containers_of(lab) - OWN.get(lab.name, set())
         if left:
             lab.docker("rm", "-f", *left)
 
