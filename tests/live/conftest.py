@@ -71,7 +71,7 @@ def every_file_finds_a_lab_as_it_was_made(labs: dict[str, Lab]) -> Iterator[None
     """Take away the containers that a file's tests, and the faults they broke, have left in shared labs."""
     yield
     for lab in labs.values():
-        left = containers_of(lab) - OWN.get(lab.name, set())
+        left = containers_of(lab) - OWN[lab.name] if lab.name in OWN else set()
         if left:
             lab.docker("rm", "-f", *left)
 
