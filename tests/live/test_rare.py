@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,6 +86,26 @@ def test_a_rule_that_stands_hundreds_of_times_is_a_warning(lab: Lab, askers: dic
         assert "120 times" in finding["title"]
     finally:
         lab.exec(["sh", "-c", f"while iptables -D INPUT {rule} 2>/dev/null; do :; done"])
+
+
+#: One datagram from port 5000 of a container to a name server beyond.
+DATAGRAM = "import socket; one = socket.socket(2, 2); one.bind(('', 5000)); one.sendto(b'x', ('8.8.8.8', 53))"
+
+
+def test_an_entry_older_than_the_rules_keeps_its_translation(lab: Lab, askers: dict[str, Asker]) -> None:
+    """A client that never pauses goes on untranslated after the rule is back; a new one is well."""
+    rule = f"POSTROUTING -s {lab.facts['app'].subnet} ! -o {lab.facts['app'].bridge} -j MASQUERADE"
+    question = ("app", "8.8.8.8", "--proto", "udp", "--port", "53")
+    lab.check(["sh", "-c", f"iptables -t nat -D {rule}"])
+    try:
+        lab.check([sys.executable, "-c", DATAGRAM], "app")
+    finally:
+        lab.check(["sh", "-c", f"iptables -t nat -A {rule}"])
+    said = ask(askers, lab, *question)
+    assert (said.code, codes(said)) == (0, ["conntrack.stale-entry"])
+    (command,) = said.verdict["findings"][0]["remedy"]["commands"]
+    lab.check(["sh", "-c", command])
+    assert codes(ask(askers, lab, *question)) == []
 
 
 def test_a_match_that_nobody_models_is_doubt_for_the_model_and_none_for_the_kernel(
