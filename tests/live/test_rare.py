@@ -108,6 +108,32 @@ def test_an_entry_older_than_the_rules_keeps_its_translation(lab: Lab, askers: d
     assert codes(ask(askers, lab, *question)) == []
 
 
+def test_an_address_of_the_uplinks_own_prefix_is_looked_for_on_the_link(
+    plain_lab: Lab, askers: dict[str, Asker]
+) -> None:
+    lab, question = plain_lab, ("c1", "2001:4860:4860::8888", "-6")
+    held, bridge = f"{lab.facts['uplink'].ip6.rpartition(':')[0]}:c1", lab.facts["c1"].bridge
+    default = next(each for each in lab.check(["ip", "-6", "route"], "c1").splitlines() if each.startswith("default"))
+    gateway = default.split()[2]
+    lab.check(["ip", "-6", "addr", "add", f"{held}/128", "dev", "eth0", "nodad"], "c1")
+    lab.check(["ip", "-6", "route", "add", f"{held}/128", "dev", bridge])
+    lab.check(["ip", "-6", "route", "replace", "default", "via", gateway, "dev", "eth0", "src", held], "c1")
+    try:
+        said = ask(askers, lab, *question)
+        assert told(said) == (1, "neigh.ndp-proxy-missing", "egress", "reply")
+        for command in said.verdict["findings"][0]["remedy"]["commands"]:
+            lab.check(["sh", "-c", command])
+        # The kernel lets its proxy answer late (proxy_delay), and the router asks again after a second.
+        assert any(ask(askers, lab, *question).code == 0 for _ in range(5))
+    finally:
+        lab.exec(["ip", "-6", "route", "replace", "default", "via", gateway, "dev", "eth0"], "c1")
+        lab.exec(["ip", "-6", "addr", "del", f"{held}/128", "dev", "eth0"], "c1")
+        lab.exec(["ip", "-6", "route", "del", f"{held}/128"])
+        lab.exec(["ip", "-6", "neigh", "del", "proxy", held, "dev", "eth0"])
+        lab.exec(["sysctl", "-qw", "net.ipv6.conf.eth0.proxy_ndp=0"])
+    assert ask(askers, lab, *question).code == 0
+
+
 def test_a_match_that_nobody_models_is_doubt_for_the_model_and_none_for_the_kernel(
     plain_lab: Lab, askers: dict[str, Asker]
 ) -> None:
