@@ -20,7 +20,7 @@ from nettrace.rules.base import Change, Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_text, insert_rule_at, together
 
-__all__ = ["Absent", "absent_rules", "lost", "put_back", "would_pass"]
+__all__ = ["Absent", "absent_of_chain", "absent_rules", "lost", "put_back", "would_pass"]
 
 
 class Absent(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ def absent_rules(case: Case, netns: int, backend: str, family: str, tables: Iter
     for (table, chain), rules in chains(meant).items():
         if table in tables:
             needed = [_needed(case, each, networks) for each in rules]
-            found += _absent_of(_texts(view, backend, family, table, chain), rules, needed)
+            found += absent_of_chain(_texts(view, backend, family, table, chain), rules, needed)
     return tuple(found)
 
 
@@ -160,10 +160,14 @@ def _restored(netns: int, backend: str, family: str, absent: tuple[Absent, ...])
     return together(*steps)
 
 
-def _absent_of(standing: tuple[str, ...] | None, meant: tuple[EngineRule, ...], needed: list[bool]) -> list[Absent]:
+def absent_of_chain(
+    standing: tuple[str, ...] | None, meant: tuple[EngineRule, ...], needed: list[bool]
+) -> list[Absent]:
     """Return what is absent of one chain, each to be put behind what stands before it, else before what stands after.
 
-    Where nothing of the engine's stands in the chain, its rules go first, as the engine itself puts them.
+    Only rules of the same network, and those of all networks, have an order among them: the engine writes its networks
+    in the order in which they were made, and lists them in any. Where nothing of the engine's stands in the chain, its
+    rules go first, as the engine itself puts them.
     """
     texts = list(standing or ())
     found: list[Absent] = []
@@ -179,12 +183,25 @@ def _absent_of(standing: tuple[str, ...] | None, meant: tuple[EngineRule, ...], 
             continue
         if late:
             texts.remove(each.text)
-        before = [texts.index(other.text) for other in meant[:index] if other.text in texts]
-        after = [texts.index(other.text) for other in meant[index + 1 :] if other.text in texts]
-        at = min(guards) if late else max(before) + 1 if before else min(after) if after else 0
+        at = min(guards) if late else _place(texts, meant, index)
         found.append(Absent(rule=each, position=at + 1 if at < len(texts) else None, late=late))
         texts.insert(at, each.text)
     return found
+
+
+def _place(texts: list[str], meant: tuple[EngineRule, ...], index: int) -> int:
+    """Return where in a chain the rule `meant[index]` belongs that does not stand there."""
+    own = meant[index].network
+
+    def standing(rules: Iterable[EngineRule], *, kin: bool = False) -> list[int]:
+        near = (each for each in rules if not kin or own is None or each.network in (own, None))
+        return [texts.index(each.text) for each in near if each.text in texts]
+
+    before, after = standing(meant[:index]), standing(meant[index + 1 :])
+    at = max(before) + 1 if before else min(after) if after else 0
+    # Other networks' rules are only neighbours: those of its own, and of all networks, must be on the right side.
+    behind, ahead = standing(meant[:index], kin=True), standing(meant[index + 1 :], kin=True)
+    return max(min([at, *ahead]), max(behind, default=-1) + 1)
 
 
 def put_back(

@@ -253,7 +253,7 @@ def test_a_stopped_container_is_started_by_podman(lab: PodmanLab, asker: Asker) 
 def test_networks_without_a_way_out(asker: Asker) -> None:
     said = ask(asker, "shut", "8.8.8.8")
     assert (said.code, codes(said)[0]) == (1, "filter.internal-network")
-    assert said.verdict["findings"][0]["remedy"]["commands"] == ["podman network connect podman <container>"]
+    assert said.verdict["findings"][0]["remedy"]["commands"] == ["podman network connect podman shut"]
     said = ask(asker, "bare", "8.8.8.8")
     assert (said.code, codes(said)[0]) == (1, "engine.no-network")
 

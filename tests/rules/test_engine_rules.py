@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from nettrace.layout import chains, docker_rules
 from nettrace.model.base import Present, from_json
 from nettrace.model.flow import Flow, Proto
+from nettrace.model.intent import Engine, Intent, Network, Subnet
 from nettrace.model.snapshot import DumpFormat, Snapshot
 from nettrace.model.verdict import Verified
 from nettrace.replay import Run
 from nettrace.rules.change import delete_text, insert_rule_at, together
-from nettrace.rules.engine_rules import absent_rules, lost, put_back
+from nettrace.rules.engine_rules import absent_of_chain, absent_rules, lost, put_back
 from tests.rules.build import case_of, diagnose_case
 
 CASES = Path(__file__).parents[2] / "fixtures" / "cases"
@@ -155,3 +159,50 @@ def test_an_accept_behind_the_engines_own_drop_is_moved_before_it() -> None:
     assert absent_rules(case_of(mend.change(moved), asks), *where, ("filter",)) == ()
     # A ping asks for no port.
     assert absent_rules(case_of(moved, flow_to_outside(NEW)), *where, ("filter",)) == ()
+
+
+def three_networks(version: str) -> tuple[Intent, Engine]:
+    """Return an engine with a plain network, a routed one and one without icc."""
+    networks = tuple(
+        Network(
+            id=name,
+            name=name,
+            driver="bridge",
+            engine="docker",
+            bridge=f"br-{name}",
+            subnets=(Subnet(subnet=ip_network(f"10.{index}.0.0/24")),),
+            icc=name != "quiet",
+            gateway_mode_ipv4="routed" if name == "routed" else "nat",
+        )
+        for index, name in enumerate(("plain", "routed", "quiet"))
+    )
+    return Intent(networks=networks), Engine(name="docker", version=version, endpoint="unix:///docker.sock")
+
+
+@pytest.mark.parametrize("version", ["20.10.24", "27.5.1", "28.5.2", "29.0.0"])
+def test_a_rule_goes_back_to_its_own_side_in_whatever_order_networks_are_listed(version: str) -> None:
+    """An engine writes its networks in the order of their making and lists them in any."""
+    intent, engine = three_networks(version)
+    written = docker_rules(intent, engine, 4, proxy=True)
+    assert written is not None
+    checked = 0
+    for order in permutations(intent.networks):
+        listed = docker_rules(replace(intent, networks=order), engine, 4, proxy=True)
+        assert listed is not None
+        for key, rules in chains(listed).items():
+            stood = chains(written)[key]
+            for gone in rules:
+                if gone.guards:
+                    continue
+                left = tuple(each.text for each in stood if each.text != gone.text)
+                (absent,) = absent_of_chain(left, rules, [not each.guards for each in rules])
+                at = len(left) if absent.position is None else absent.position - 1
+                for other in stood:
+                    if other.text == gone.text or other.network not in (gone.network, None):
+                        continue
+                    behind = [each.text for each in stood].index(other.text) < [each.text for each in stood].index(
+                        gone.text
+                    )
+                    assert (left.index(other.text) < at) == behind, (gone.text, other.text, left)
+                    checked += 1
+    assert checked > 50
