@@ -121,7 +121,14 @@ def correlate(trace: Trace, observation: Observation | None, told: tuple[Passing
     arrived = _arrived(trace, forward, observation)
     returned, stranger = _returned(trace, observation)
     blockers, stands = _observed_blockers(
-        trace, forward, reply, arrived=arrived, returned=returned, errno=errno, refused=bool(errors or resets)
+        trace,
+        forward,
+        reply,
+        observation,
+        arrived=arrived,
+        returned=returned,
+        errno=errno,
+        refused=bool(errors or resets),
     )
     if stranger is not None:
         # It came all the way, and the socket that asked is connected to another address (ip_route_connect).
@@ -299,7 +306,10 @@ def _arrived(trace: Trace, forward: tuple[Passage, ...], observation: Observatio
         return False
     ends = [passage for passage in forward if inside is None or trace.point(passage.point).netns == inside]
     target = ends[-1] if ends else forward[-1]
-    return target.sighting is not None and _taken(trace, target.sighting)
+    if target.sighting is None or not _taken(trace, target.sighting):
+        return False
+    # Behind the last device there is still its own input path: what that says counts, where it was listened to.
+    return observation.took(inside, SightingKind.PROBE) is not False
 
 
 def _taken(trace: Trace, sighting: Sighting) -> bool:
@@ -327,10 +337,24 @@ def _returned(trace: Trace, observation: Observation) -> tuple[bool, Sighting | 
         for each in observation.sightings
         if each.kind is SightingKind.PROBE and each.point in own
     }
+    # Back at the device is not back at whoever asked: the source's own stack must have taken it.
+    taken = observation.took(trace.flow.src.netns, SightingKind.REPLY) is not False
     if trace.flow.proto is not Proto.UDP or not asked:
-        return bool(home), None
+        return bool(home) and taken, None
     known = [each for each in home if (each.packet.src, each.packet.sport) in asked]
-    return bool(known), None if known or not home else home[-1]
+    return bool(known) and taken, None if known or not home else home[-1]
+
+
+def _left_at_the_door(trace: Trace, observation: Observation) -> bool:
+    """Tell whether the stack that the packet is for is known not to have taken it."""
+    return observation.took(_where_it_ends(trace), SightingKind.PROBE) is False
+
+
+def _where_it_ends(trace: Trace) -> int | None:
+    """Return the namespace that takes the packet: translated on its way, another than that of the address asked."""
+    steps = (*trace.forward.steps, *trace.forward.beyond)
+    end = next((each for each in reversed(steps) if each.kind is StepKind.LOCAL), None)
+    return end.netns if end is not None and trace.flow.dst.netns is not None else trace.flow.dst.netns
 
 
 def _lost(observation: Observation) -> tuple[int, ...]:
@@ -417,6 +441,7 @@ def _observed_blockers(
     trace: Trace,
     forward: tuple[Passage, ...],
     reply: tuple[Passage, ...],
+    observation: Observation,
     *,
     arrived: bool,
     returned: bool,
@@ -471,7 +496,8 @@ def _observed_blockers(
     if not blockers:
         passages = forward
         direction = Direction.FORWARD
-        if arrived or (forward and forward[-1].observed is ObservedSight.SEEN):
+        there = forward[-1].observed is ObservedSight.SEEN if forward else False
+        if arrived or (there and not _left_at_the_door(trace, observation)):
             passages, direction = reply, Direction.REPLY
         if not refused and errno is None and _out_of_sight(passages):
             return (), True
@@ -682,6 +708,8 @@ def _wire_gap(trace: Trace, passages: tuple[Passage, ...], direction: Direction)
             segment = point.segment
     elif last is not None and trace.flow.dst.netns is not None and direction is Direction.FORWARD:
         segment = Segment.DESTINATION
+    elif last is not None and direction is Direction.REPLY and _at_home(trace, last):
+        segment = Segment.SOURCE
     return Blocker(
         direction=direction,
         segment=segment,
@@ -689,6 +717,11 @@ def _wire_gap(trace: Trace, passages: tuple[Passage, ...], direction: Direction)
         after=last.point if last is not None else None,
         before=first_missing.point if first_missing is not None else None,
     )
+
+
+def _at_home(trace: Trace, passage: Passage) -> bool:
+    """Tell whether a passage is at a device of the source's own."""
+    return any(each.id == passage.point and each.netns == trace.flow.src.netns for each in trace.points)
 
 
 #: Stops that an ARP or NDP request meets as well as the packet that waits for its answer.

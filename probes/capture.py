@@ -24,7 +24,7 @@ from nettrace.model.observe import Blind, Frame, Open, Way
 from nettrace.wire.filter import Instruction, pack
 from probes.points import CaptureSpec
 
-__all__ = ["Capture", "CaptureError", "Samples", "attach", "open_capture", "prove_filter"]
+__all__ = ["Capture", "CaptureError", "Samples", "attach", "enlarge", "open_capture", "prove_filter"]
 
 # <linux/if_packet.h>, <asm-generic/socket.h>, <linux/sockios.h>; Python's socket module lacks most of them.
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_AUXDATA = 263, 6, 8
@@ -32,7 +32,7 @@ _SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 26, 33, 35
 _SIOCGIFFLAGS = 0x8913
 _ETH_P_ALL = 3
 _PACKET_OUTGOING = 4
-_TP_STATUS_VLAN_VALID, _TP_STATUS_VLAN_TPID_VALID = 0x10, 0x40
+_TP_STATUS_CSUMNOTREADY, _TP_STATUS_VLAN_VALID, _TP_STATUS_VLAN_TPID_VALID = 0x8, 0x10, 0x40
 _AUXDATA = struct.Struct("=IIIHHHH")
 _TIMESPEC = struct.Struct("ll")
 _STATISTICS = struct.Struct("II")
@@ -93,6 +93,9 @@ class Capture:
         self._buffer = bytearray(_FRAME_BUFFER)
         self._view = memoryview(self._buffer)
         self.taken = 0
+        #: Whether the checksum of the frame that came last was left to a device (CHECKSUM_PARTIAL): no receiver on
+        #: this machine looks at it.
+        self.unfinished = False
         self._failure: str | None = None
 
     def fileno(self) -> int:
@@ -122,12 +125,14 @@ class Capture:
 
     def _frame(self, size: int, ancillary: list[tuple[int, int, bytes]], address: tuple[object, ...]) -> Frame:
         data, length, at_ns = bytes(self._view[:size]), size, 0
+        self.unfinished = False
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(value) >= _TIMESPEC.size:
                 seconds, nanoseconds = _TIMESPEC.unpack_from(value)
                 at_ns = seconds * 1_000_000_000 + nanoseconds
             elif level == _SOL_PACKET and kind == _PACKET_AUXDATA and len(value) >= _AUXDATA.size:
                 status, length, _kept, _mac, _net, tag, ethertype = _AUXDATA.unpack_from(value)
+                self.unfinished = bool(status & _TP_STATUS_CSUMNOTREADY)
                 if status & _TP_STATUS_VLAN_VALID and size >= 12:
                     # The kernel takes the tag out of the frame, and hands it over beside it.
                     outer = ethertype if status & _TP_STATUS_VLAN_TPID_VALID else 0x8100
@@ -198,7 +203,7 @@ def open_capture(spec: CaptureSpec, program: Sequence[Instruction]) -> Capture:
         ) from error
     capture = Capture(spec, sock)
     try:
-        _enlarge(sock)
+        enlarge(sock)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         sock.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
         attach(sock, program)
@@ -213,7 +218,8 @@ def open_capture(spec: CaptureSpec, program: Sequence[Instruction]) -> Capture:
     return capture
 
 
-def _enlarge(sock: socket.socket) -> None:
+def enlarge(sock: socket.socket) -> None:
+    """Give a socket a receive buffer that a burst does not fill, as far as that is allowed."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
     except PermissionError:  # without CAP_NET_ADMIN the system's limit holds; losses are counted either way

@@ -16,7 +16,19 @@ from functools import partial
 from msgspec.structs import replace
 
 from nettrace.errors import NamespaceGone
-from nettrace.model.observe import Blind, Frame, Observation, Open, Sent, Sighting, Silence, Testimony
+from nettrace.model.observe import (
+    Blind,
+    Frame,
+    Observation,
+    Open,
+    Receipt,
+    Sent,
+    Sighting,
+    SightingKind,
+    Silence,
+    Stack,
+    Testimony,
+)
 from nettrace.netns import Netns, run_in
 from nettrace.wire.build import build_answer, build_frame, build_neighbour_request, build_probe, foreign_twin
 from nettrace.wire.filter import Instruction, capture_filter
@@ -33,6 +45,7 @@ from probes.run import (
     Armed,
     ArmFailed,
     Command,
+    Delivered,
     Dropped,
     Event,
     Finish,
@@ -44,6 +57,7 @@ from probes.run import (
     Taken,
     Tick,
 )
+from probes.stack import StackEar, open_ear
 from probes.witness.drops import Drops
 from probes.witness.nftrace import RuleTrace
 from probes.witness.session import Witnesses
@@ -102,6 +116,10 @@ class _Driver:
         self.token: RunToken = plan.token
         self.injector: Injector | None = None
         self.captures: dict[str, Capture] = {}
+        self.ears: list[StackEar] = []
+        self.deaf: list[Stack] = []
+        self.taken: dict[int, list[Receipt]] = {}
+        self.unfinished: set[tuple[int, SightingKind, int | None]] = set()
         self.witnesses: Witnesses | None = None
         self.blind: dict[str, str] = {each.point: each.reason for each in plan.unheard}
         self.sent: list[Sent] = []
@@ -126,10 +144,14 @@ class _Driver:
             self.armed(self.token)
         if self.plan.kernel_trace and self.injector is not None and self.injector.refusal is None:
             self._open_witnesses()
-        self._feed([Start(at_s=time.monotonic())])
+        if self.injector is not None and self.injector.refusal is None:
+            self._open_ears()
+        self._feed([Start(at_s=time.monotonic(), listening=self._listening())])
         while self.finish is None:
             self._wait()
         self._drain(self.captures.values(), feed=False)
+        for ear in self.ears:
+            self._taken_by(ear)
         ended_ns = time.time_ns()
         if self.witnesses is not None:
             self.witnesses.finish()
@@ -158,6 +180,25 @@ class _Driver:
         self.witnesses.open()
         for source in self.witnesses.sources():
             self.selector.register(source, selectors.EVENT_READ, source)
+
+    def _open_ears(self) -> None:
+        """Listen to the stacks at the ends; one that cannot be heard proves nothing by its silence."""
+        for netns in self.plan.stacks:
+            namespace = self.namespaces.get(netns)
+            if namespace is None:
+                continue
+            try:
+                ear = run_in(namespace, partial(open_ear, netns, self.token))
+            except (NamespaceGone, OSError) as error:
+                self.deaf.append(Stack(netns=netns, reason=f"its stack cannot be listened to: {error}"))
+                continue
+            self.ears.append(ear)
+            self.stack.callback(ear.close)
+            self.selector.register(ear, selectors.EVENT_READ, ear)
+
+    def _listening(self) -> bool:
+        """Tell whether the source's own stack can be heard."""
+        return self.plan.injection is not None and any(ear.netns == self.plan.injection.netns for ear in self.ears)
 
     def _arm(self, points: Sequence[str]) -> list[Event]:
         """Open the captures, with one visit to each namespace."""
@@ -285,10 +326,28 @@ class _Driver:
         timeout = None if self.deadline_s is None else max(0.0, self.deadline_s - time.monotonic())
         ready = self.selector.select(timeout)
         self._drain([self.captures[key.data] for key, _mask in ready if isinstance(key.data, str)], feed=True)
-        self._hear_witnesses([key.data for key, _mask in ready if not isinstance(key.data, str)])
+        self._hear_stacks([key.data for key, _mask in ready if isinstance(key.data, StackEar)])
+        self._hear_witnesses([key.data for key, _mask in ready if isinstance(key.data, RuleTrace | Drops)])
         now = time.monotonic()
         if self.finish is None and self.deadline_s is not None and now >= self.deadline_s:
             self._feed([Tick(at_s=now)])
+
+    def _hear_stacks(self, ears: Iterable[StackEar]) -> None:
+        """Take what stacks took; what the source's took is an answer that has come all the way."""
+        for ear in ears:
+            answers = [each for each in self._taken_by(ear) if each.kind is not SightingKind.PROBE]
+            if self.plan.injection is not None and ear.netns == self.plan.injection.netns and self.finish is None:
+                self._feed([Delivered(nonce=each.nonce, at_s=time.monotonic()) for each in answers])
+
+    def _taken_by(self, ear: StackEar) -> list[Receipt]:
+        """Keep what a stack took, but for what the protocol behind it throws away for its checksum."""
+        fresh = [
+            each.receipt
+            for each in ear.hear()
+            if each.sound or (ear.netns, each.receipt.kind, each.receipt.nonce) in self.unfinished
+        ]
+        self.taken.setdefault(ear.netns, []).extend(fresh)
+        return fresh
 
     def _hear_witnesses(self, sources: Iterable[RuleTrace | Drops]) -> None:
         """Take what the kernel says; after the captures, so that what was seen before it is known."""
@@ -299,9 +358,9 @@ class _Driver:
     def _drain(self, captures: Iterable[Capture], *, feed: bool) -> None:
         for capture in captures:
             for frame in capture.frames():
-                self._take(capture.spec, frame, feed=feed)
+                self._take(capture.spec, frame, unfinished=capture.unfinished, feed=feed)
 
-    def _take(self, spec: CaptureSpec, frame: Frame, *, feed: bool) -> None:
+    def _take(self, spec: CaptureSpec, frame: Frame, *, unfinished: bool, feed: bool) -> None:
         parsed = parse_frame(frame.data, arp_type=spec.arp_type, run=self.token)
         if parsed is None:
             self.heard.append((frame, None))
@@ -315,6 +374,8 @@ class _Driver:
             nonce=parsed.nonce,
         )
         self.heard.append((frame, sighting))
+        if unfinished:
+            self.unfinished.add((spec.netns, sighting.kind, sighting.nonce))
         if feed:
             self._feed([Heard(point=frame.point, way=frame.way, parsed=parsed, at_s=time.monotonic())])
 
@@ -338,6 +399,13 @@ class _Driver:
             secret=self.token.secret,
             sports=self.token.sports,
             testimony=self._testimony(),
+            stacks=(
+                *(
+                    Stack(netns=ear.netns, taken=tuple(self.taken.get(ear.netns, ())), reason=ear.trouble())
+                    for ear in self.ears
+                ),
+                *self.deaf,
+            ),
         )
 
     def _testimony(self) -> Testimony:

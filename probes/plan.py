@@ -103,6 +103,7 @@ class ProbePlan(Model):
     kernel does not ask for, since a static entry tells it where they are: whether it is right, only they can say.
     `watches` are the namespaces whose rules are traced; without `kernel_trace` the kernel is not asked to report
     anything. `veiled` are points where nobody can know the packets of the run, since they pass there encrypted.
+    `stacks` are the namespaces (inodes) that may take packets of the run for themselves.
     """
 
     token: RunToken
@@ -116,6 +117,7 @@ class ProbePlan(Model):
     expectation: Expectation = Expectation()
     timeout_s: float = 1.0
     veiled: tuple[str, ...] = ()
+    stacks: tuple[int, ...] = ()
 
 
 def plan_probe(
@@ -169,7 +171,16 @@ def plan_probe(
         expectation=_expectation(trace, snapshot),
         timeout_s=timeout_s,
         veiled=veiled,
+        stacks=_stacks(trace, snapshot),
     )
+
+
+def _stacks(trace: Trace, snapshot: Snapshot) -> tuple[int, ...]:
+    """The namespaces of this host where either leg may end: those asked for, and those that the model leads to."""
+    ends = [trace.flow.src.netns, trace.flow.dst.netns]
+    ends += [step.netns for step in _steps(trace) if step.kind is StepKind.LOCAL]
+    held = (each for each in ends if each is not None and snapshot.namespace(each) is not None)
+    return tuple(dict.fromkeys(each for each in held if snapshot.peer_of(each) is None))
 
 
 def _veiled(trace: Trace) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ __all__ = [
     "ArmFailed",
     "Armed",
     "Command",
+    "Delivered",
     "Dropped",
     "Event",
     "Finish",
@@ -32,9 +33,10 @@ __all__ = [
 
 
 class Start(Model):
-    """Begin."""
+    """Begin. `listening` is true when the source's own stack can be heard taking what comes back."""
 
     at_s: float
+    listening: bool = False
 
 
 class Armed(Model):
@@ -66,6 +68,13 @@ class Heard(Model):
     point: str
     way: Way
     parsed: Parsed
+    at_s: float
+
+
+class Delivered(Model):
+    """The source's own stack took an answer."""
+
+    nonce: int | None
     at_s: float
 
 
@@ -105,7 +114,7 @@ class Finish(Model):
     timed_out: bool
 
 
-Event: TypeAlias = Start | Armed | ArmFailed | Taken | Heard | Dropped | Tick
+Event: TypeAlias = Start | Armed | ArmFailed | Taken | Heard | Delivered | Dropped | Tick
 Command: TypeAlias = Arm | Inject | SetTimer | Finish
 
 #: After the kernel's word that it dropped a packet, this long is listened for what goes on all the same.
@@ -135,6 +144,9 @@ class ProbeRun:
         self._decided: set[int] = set()
         self._forward: dict[int, set[str]] = {}
         self._reply: dict[int, set[str]] = {}
+        self._listening = False
+        self._home: set[int] = set()
+        self._delivered: set[int] = set()
         self._last_heard = 0.0
         self._asked_at: float | None = None
         self._contradicted = False
@@ -158,6 +170,10 @@ class ProbeRun:
                 return self._take(event)
             case Heard():
                 return self._hear(event)
+            case Delivered():
+                if event.nonce is not None:
+                    self._delivered.add(event.nonce)
+                return self._settle(event.nonce, event.at_s)
             case Dropped():
                 self._dropped_at = event.at_s
                 return self._next(event.at_s)
@@ -168,6 +184,7 @@ class ProbeRun:
 
     def _start(self, event: Start) -> list[Command]:
         self._last_heard = event.at_s
+        self._listening = event.listening
         if self._plan.injection is None:
             return self._finish(timed_out=False)
         self._pending = {each.point for each in self._plan.captures}
@@ -210,9 +227,21 @@ class ProbeRun:
             self._contradicted |= event.point not in self._expect.reply
         came_back = kind is not SightingKind.PROBE and event.parsed.packet.icmp_type != _REDIRECT
         if came_back and event.way is Way.IN and event.point in self._expect.home:
-            self._decided.add(nonce)
+            self._home.add(nonce)
             self._rtt = max(self._rtt, event.at_s - self._taken_at.get(nonce, event.at_s))
-        return self._next(event.at_s)
+            if kind is SightingKind.ICMP_ERROR:
+                # No socket of the probe's protocol hears of it.
+                self._delivered.add(nonce)
+        return self._settle(nonce, event.at_s)
+
+    def _settle(self, nonce: int | None, now_s: float) -> list[Command]:
+        """Count a probe as decided once its answer is back at the source, and its stack has it, if that can be heard.
+
+        An answer that is back and is not taken may have been thrown away behind the device: that takes its time.
+        """
+        if nonce in self._home and (not self._listening or nonce in self._delivered):
+            self._decided.add(nonce)
+        return self._next(now_s)
 
     def _tick(self, event: Tick) -> list[Command]:
         if self._sent == 0:
@@ -265,6 +294,8 @@ class ProbeRun:
         for nonce in range(self._count):
             if nonce in self._decided:
                 continue
+            if nonce in self._home:
+                return True
             heard, back = self._forward.get(nonce, set()), self._reply.get(nonce, set())
             if not forward <= heard:
                 return True

@@ -373,6 +373,21 @@ def _nat() -> Iterable[Fault]:
         ),
         mend_commands=host("nft delete table bridge spoil"),
     )
+    yield Fault(
+        name="reply-checksum-spoilt",
+        code="link.checksum-offload",
+        summary="what the destination answers loses its right checksum on the bridge",
+        flow=PEER,
+        segment=Segment.SOURCE,
+        direction=Direction.REPLY,
+        break_commands=host(
+            "nft add table bridge spoil",
+            "nft 'add chain bridge spoil pass {{ type filter hook forward priority 200; }}'",
+            "nft add rule bridge spoil pass ip saddr {web.ip} icmp checksum set 0x1234",
+        ),
+        mend_commands=host("nft delete table bridge spoil"),
+        kinds=("none",),
+    )
 
 
 def _filters() -> Iterable[Fault]:
@@ -1722,6 +1737,49 @@ def _crafted_rules() -> Iterable[Fault]:
         host("iptables-legacy -D FORWARD -i {app.bridge} -m u32 --u32 '6&0xFF=1' -j DROP"),
         Segment.HOST,
         iptables="nft",
+    )
+    for name, where, summary, match, segment, direction, flow, kinds in (
+        (
+            "source-input-opaque",
+            "app",
+            "a rule in the source container that tests raw bytes drops what comes back",
+            "-p icmp -m u32 --u32 '6&0xFF=1'",
+            Segment.SOURCE,
+            reply,
+            OUT,
+            both,
+        ),
+        (
+            "destination-input-opaque",
+            "web",
+            "a rule in the destination container that tests raw bytes drops requests",
+            "-p tcp -m u32 --u32 '6&0xFF=6'",
+            Segment.DESTINATION,
+            forward,
+            PEER_HTTP,
+            both,
+        ),
+    ):
+        yield _made(
+            name,
+            "filter.container-drop",
+            summary,
+            inside(where, f"iptables -I INPUT {match} -j DROP"),
+            inside(where, f"iptables -D INPUT {match} -j DROP"),
+            segment,
+            direction,
+            flow=flow,
+            kinds=kinds,
+        )
+    yield _made(
+        "source-input-opaque-six",
+        "filter.container-drop",
+        "an IPv6 rule in the source container that tests raw bytes drops what comes back",
+        inside("c1", "ip6tables -I INPUT -p ipv6-icmp -m u32 --u32 '37&0xFF=129' -j DROP"),
+        inside("c1", "ip6tables -D INPUT -p ipv6-icmp -m u32 --u32 '37&0xFF=129' -j DROP"),
+        Segment.SOURCE,
+        reply,
+        flow=OUT6,
     )
     chain = "add chain netdev guard c {{{{ type filter hook {} device {} priority 0; }}}}"
     for name, where, hook, device, code, segment, direction, kinds in (

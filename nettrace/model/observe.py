@@ -151,11 +151,37 @@ class Testimony(Model):
     silences: tuple[Silence, ...] = ()
 
 
+class Receipt(Model):
+    """One packet of ours that a stack took for itself: what it is to the probe, and which probe it belongs to."""
+
+    kind: SightingKind
+    at_ns: int
+    nonce: int | None = None
+
+
+class Stack(Model):
+    """What the IP stack of one namespace (inode) took of the run, behind all of its devices and INPUT chains.
+
+    `reason` says why its silence means nothing: it could not be listened to, or something was lost; else None.
+    """
+
+    netns: int
+    taken: tuple[Receipt, ...] = ()
+    reason: str | None = None
+
+    def took(self, *kinds: SightingKind) -> bool | None:
+        """Tell whether it took a packet of one of these kinds; None when nobody can say that it did not."""
+        if any(each.kind in kinds for each in self.taken):
+            return True
+        return None if self.reason is not None else False
+
+
 class Observation(Model):
     """Everything one probe run saw. `timed_out` is true when it ended by silence.
 
     `secret` is the run's nonce (8 bytes), and `sports` the source ports that the kernel gave to its probes: what it
-    takes to find the run's packets in its frames again. `testimony` is what the kernel said beside them.
+    takes to find the run's packets in its frames again. `testimony` is what the kernel said beside them, and `stacks`
+    what the namespaces at the ends took, which no capture at a device can tell.
     """
 
     captures: tuple[Open | Blind, ...] = ()
@@ -168,6 +194,11 @@ class Observation(Model):
     secret: bytes = b""
     sports: tuple[int, ...] = ()
     testimony: Testimony = Testimony()
+    stacks: tuple[Stack, ...] = ()
+
+    def took(self, netns: int | None, *kinds: SightingKind) -> bool | None:
+        """Tell whether a namespace's stack took a packet of one of these kinds; None when nobody listened there."""
+        return next((each.took(*kinds) for each in self.stacks if each.netns == netns), None)
 
     def capture(self, point: str) -> Open | Blind | None:
         """Return the state of the capture at a point, None when nobody listened there."""

@@ -29,6 +29,8 @@ __all__ = ["drop_text", "dropped_by", "kernel_evidence", "kernel_gaps", "kernel_
 _USUAL: dict[str, frozenset[Reason]] = {
     "OTHERHOST": frozenset({Reason.OTHERHOST, Reason.NEIGHBOUR_WRONG, Reason.NO_PEER}),
     "NO_SOCKET": frozenset({Reason.NOT_LISTENING}),
+    # A raw socket that wanted nothing of it: whoever else is there got it.
+    "SOCKET_FILTER": frozenset(),
 }
 
 #: Names of counters that mean a loss, in /proc/net/snmp, netstat, snmp6 and nf_conntrack, and of links and queues.

@@ -8,7 +8,7 @@ import re
 from nettrace.correlate import Blocker
 from nettrace.model.netfilter import RuleRef
 from nettrace.model.observe import Sighting, SightingKind
-from nettrace.model.path import Step
+from nettrace.model.path import Direction, Step
 from nettrace.model.snapshot import Link, PolicyRule, Route
 from nettrace.model.text import link_text, route_text, rule_text
 from nettrace.model.verdict import Evidence, EvidenceKind
@@ -170,10 +170,22 @@ def wire_evidence(case: Case, blocker: Blocker) -> tuple[Evidence, ...]:
         parts.append(f"{what} was seen at {blocker.after}")
     if blocker.before is not None and _silent(case, blocker.before, blocker):
         parts.append(f"not at {blocker.before}")
+    elif parts and blocker.before is None and (refuser := untaken_by(case, blocker)) is not None:
+        parts.append(f"the stack of {refuser} did not take it")
     if not parts:
         return ()
     text = " and ".join(parts) if parts[0].startswith(what) else f"{what} was {parts[0]}"
     return (Evidence(kind=EvidenceKind.PACKET, ref=blocker.after or blocker.before or "", text=text),)
+
+
+def untaken_by(case: Case, blocker: Blocker) -> str | None:
+    """Return the name of the namespace whose own stack is known not to have taken a packet that reached its device."""
+    if case.observation is None or blocker.after is None:
+        return None
+    netns = next((each.netns for each in case.trace.points if each.id == blocker.after), None)
+    kind = SightingKind.PROBE if blocker.direction is Direction.FORWARD else SightingKind.REPLY
+    view = case.view(netns)
+    return view.name if view is not None and case.observation.took(netns, kind) is False else None
 
 
 def _seen(case: Case, point: str, blocker: Blocker) -> bool:

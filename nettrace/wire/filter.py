@@ -11,12 +11,23 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from nettrace.model.base import IPAddress
 from nettrace.model.flow import PROTO_NUMBER, Proto
 from nettrace.wire.link import ETHERNET, is_raw_ip
 from nettrace.wire.token import DNS_LABEL, MAGIC, RunToken
 
-__all__ = ["MAX_INSTRUCTIONS", "SNAP_LENGTH", "Instruction", "capture_filter", "interpret", "pack", "reject_all"]
+__all__ = [
+    "MAX_INSTRUCTIONS",
+    "SNAP_LENGTH",
+    "Instruction",
+    "capture_filter",
+    "delivery_filter",
+    "interpret",
+    "pack",
+    "reject_all",
+]
 
 #: BPF_MAXINSNS.
 MAX_INSTRUCTIONS = 4096
@@ -143,6 +154,17 @@ class _Program:
         self.asm.place("reject")
         self.asm.emit(_RET_K, 0)
         return self.asm.finish()
+
+    def write_delivered(self) -> tuple[Instruction, ...]:
+        """Start at the transport header, as a raw IPv6 socket's filter does (rawv6_rcv)."""
+        asm = self.asm
+        asm.emit(_LDX_IMM, 0)
+        {_TCP: self._tcp, _UDP: self._udp}.get(self.proto, self._icmp)(self.run.family)
+        asm.place("accept")
+        asm.emit(_RET_K, SNAP_LENGTH)
+        asm.place("reject")
+        asm.emit(_RET_K, 0)
+        return asm.finish()
 
     def _raw(self) -> None:
         asm = self.asm
@@ -399,6 +421,15 @@ def capture_filter(
     program is longer than the kernel takes.
     """
     return _Program(run, tuple(neighbours)).write(is_raw_ip(arp_type))
+
+
+def delivery_filter(run: RunToken) -> tuple[Instruction, ...]:
+    """Return the program for a raw socket of the run's protocol, which hears what is delivered to the stack (raw(7)).
+
+    Over IPv4 its packets begin with the IP header, over IPv6 with the header behind it.
+    """
+    program = _Program(msgspec.structs.replace(run, vxlan_ports=()), ())
+    return program.write(raw_ip=True) if run.family == 4 else program.write_delivered()
 
 
 def reject_all() -> tuple[Instruction, ...]:

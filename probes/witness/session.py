@@ -37,7 +37,7 @@ CLOCK_NS: Final = 500_000
 _ETHERTYPE: Final = {4: 0x0800, 6: 0x86DD}
 #: Ends of packets that are no loss: a device in promiscuous mode or a flooded bridge port got what is not for it, and
 #: a reply that raw sockets had their copies of has no other taker.
-_HARMLESS: Final = ("OTHERHOST", "NO_SOCKET", "NOT_SPECIFIED")
+_HARMLESS: Final = ("OTHERHOST", "NO_SOCKET", "SOCKET_FILTER", "NOT_SPECIFIED")
 
 
 _closing: list[threading.Thread] = []

@@ -30,6 +30,7 @@ NOT_PASTED = {
     "dns-dead-server": "which name server a container should ask is for a person to say",
     "dns-redirect-astray": "a lab has no service manager that could restart the engine",
     "dns-remote-silent": "the far end is not this host's",
+    "reply-checksum-spoilt": "the lab spoils checksums itself; there is no offloading to switch off",
     "checksum-spoilt": "the lab spoils checksums itself; there is no offloading to switch off",
 }
 #: The same in labs without an engine: there is none to restart, or to connect a container again.

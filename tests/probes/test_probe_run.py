@@ -14,6 +14,7 @@ from probes.run import (
     Armed,
     ArmFailed,
     Command,
+    Delivered,
     Dropped,
     Finish,
     Heard,
@@ -51,10 +52,10 @@ def heard(point: str, kind: SightingKind = PROBE, at_s: float = 0.01, *, nonce: 
     return Heard(point=point, way=way, parsed=builders.parsed(kind, nonce, what), at_s=at_s)
 
 
-def armed(made: ProbePlan) -> ProbeRun:
+def armed(made: ProbePlan, *, listening: bool = False) -> ProbeRun:
     """A run whose captures are all alive, and whose first probe was taken at time 0."""
     run = ProbeRun(made)
-    run.handle(Start(at_s=0.0))
+    run.handle(Start(at_s=0.0, listening=listening))
     commands: list[Command] = []
     for spec in made.captures:
         commands = run.handle(Armed(point=spec.point, at_s=0.0))
@@ -109,6 +110,42 @@ def test_an_error_or_a_reset_about_the_probe_ends_the_run_at_the_source_alone() 
         run.handle(Taken(nonce=0, at_s=0.0))
         assert run.handle(heard(WAY[1], kind, way=OUT)) == [SetTimer(at_s=1.0)]
         assert run.handle(heard(WAY[0], kind, way=IN)) == [Finish(timed_out=False)]
+
+
+def test_where_the_sources_stack_is_heard_a_reply_must_get_that_far() -> None:
+    run = armed(healthy(), listening=True)
+    run.handle(Taken(nonce=0, at_s=0.0))
+    for name in WAY:
+        run.handle(heard(name))
+    for name in BACK[:3]:
+        run.handle(heard(name, REPLY))
+    assert run.handle(heard(WAY[0], REPLY, way=IN)) == [SetTimer(at_s=0.2)]  # a few round trips
+    assert run.handle(Delivered(nonce=0, at_s=0.02)) == [Finish(timed_out=False)]
+
+
+def test_the_stack_may_be_heard_first() -> None:
+    run = armed(healthy(), listening=True)
+    run.handle(Taken(nonce=0, at_s=0.0))
+    assert run.handle(Delivered(nonce=0, at_s=0.02)) == [SetTimer(at_s=1.0)]
+    assert run.handle(heard(WAY[0], REPLY, way=IN)) == [Finish(timed_out=False)]
+
+
+def test_a_reply_that_is_back_and_not_taken_waits_no_longer_than_the_kernels_word() -> None:
+    run = armed(healthy(), listening=True)
+    run.handle(Taken(nonce=0, at_s=0.0))
+    for name in WAY:
+        run.handle(heard(name))
+    for name in BACK[:3]:
+        run.handle(heard(name, REPLY))
+    run.handle(heard(WAY[0], REPLY, way=IN))
+    assert run.handle(Dropped(at_s=0.01)) == [SetTimer(at_s=0.01 + DROP_SETTLE_S)]
+    assert run.handle(Tick(at_s=0.04)) == [Finish(timed_out=True)]
+
+
+def test_no_socket_of_its_protocol_hears_of_an_icmp_error() -> None:
+    run = armed(healthy(), listening=True)
+    run.handle(Taken(nonce=0, at_s=0.0))
+    assert run.handle(heard(WAY[0], SightingKind.ICMP_ERROR, way=IN)) == [Finish(timed_out=False)]
 
 
 def test_a_redirect_ends_nothing() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nettrace.model.flow import Proto
-from nettrace.wire.filter import Instruction, capture_filter, interpret, pack, reject_all
+from nettrace.wire.build import foreign_twin
+from nettrace.wire.filter import Instruction, capture_filter, delivery_filter, interpret, pack, reject_all
 from nettrace.wire.parse import parse_frame
 from nettrace.wire.token import MAX_PROBES, make_token
 from probes.capture import CaptureError, Samples, attach, prove_filter
@@ -64,6 +65,18 @@ def test_devices_without_a_link_header(proto: Proto, family: int) -> None:
     assert [bool(interpret(program, frame)) for frame in mine] == [True] * 3
     assert not any(interpret(program, frame) for frame in others)
     assert kernel_takes(program, mine + others) == [True] * 3 + [False] * len(others)
+
+
+@CASES
+def test_a_raw_socket_hears_what_is_delivered(proto: Proto, family: int) -> None:
+    """Over IPv6 the kernel hands out what is behind the IP header."""
+    run = samples.token(proto, family)
+    program = delivery_filter(run)
+    start = 0 if family == 4 else 40
+    mine = [each[start:] for each in (samples.probe(run), samples.reply(run))]
+    stranger = foreign_twin(run, samples.probe(run))[start:]
+    assert [bool(interpret(program, each)) for each in (*mine, stranger)] == [True, True, False]
+    assert kernel_takes(program, [*mine, stranger]) == [True, True, False]
 
 
 def test_arp_passes_for_the_addresses_on_the_way_alone() -> None:

@@ -58,6 +58,8 @@ def _receivers(case: Case, blocker: Blocker) -> list[View]:
     """Return the namespaces that take packets of this flow for themselves: the lost one's first, then the other's."""
     steps = [step for direction in Direction for step in case.steps(direction) if step.kind is StepKind.LOCAL]
     ends = [case.flow.dst.netns, case.flow.src.netns, *(step.netns for step in steps)]
+    if blocker.direction is Direction.REPLY and blocker.segment is Segment.SOURCE:
+        ends.insert(0, case.flow.src.netns)
     views = [case.view(netns) for netns in dict.fromkeys(ends)]
     return [view for view in views if view is not None]
 

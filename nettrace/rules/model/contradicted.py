@@ -11,11 +11,12 @@ Seen in the field: where the kernel and this model of it part; please report it,
 
 from __future__ import annotations
 
+from nettrace.model.path import Direction
 from nettrace.model.verdict import Agreement, Basis, Evidence, EvidenceKind, Severity
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import dropping_rules_that_moved
-from nettrace.rules.wording import place_of
+from nettrace.rules.wording import place_of, untaken_by
 
 
 def check(case: Case) -> Result:
@@ -23,16 +24,7 @@ def check(case: Case) -> Result:
     correlation = case.correlation
     if not correlation.probed or correlation.model_stands:
         return fired()
-    parted = next(
-        (each for each in correlation.passages if each.agreement in (Agreement.MODEL_ONLY, Agreement.WIRE_ONLY)),
-        None,
-    )
-    at = parted.point if parted is not None else case.flow.src.name
-    said = (
-        f"predicted {parted.predicted.value}, {parted.observed.value} on the wire ({parted.direction.value})"
-        if parted is not None
-        else "the flow was predicted to stop, and got through"
-    )
+    at, said = _difference(case)
     moved = tuple(
         Evidence(kind=EvidenceKind.COUNTER, ref=place_of(ref), text=f"{ref.text}: counter rose by {by}")
         for _netns, ref, by in dropping_rules_that_moved(case)[:3]
@@ -47,6 +39,21 @@ def check(case: Case) -> Result:
             basis=Basis.OBSERVED,
         )
     )
+
+
+def _difference(case: Case) -> tuple[str, str]:
+    """Return where the two accounts part first, and how."""
+    first = case.correlation.blockers[0] if case.correlation.blockers else None
+    if first is not None and first.step is None and first.after is not None:
+        refuser = untaken_by(case, first)
+        if first.before is None and refuser is not None:
+            what = "the packet" if first.direction is Direction.FORWARD else "the answer"
+            return first.after, f"predicted to be taken by {refuser}, which did not take {what} ({first.direction})"
+    for each in case.correlation.passages:
+        if each.agreement in (Agreement.MODEL_ONLY, Agreement.WIRE_ONLY):
+            said = f"predicted {each.predicted.value}, {each.observed.value} on the wire ({each.direction.value})"
+            return each.point, said
+    return case.flow.src.name, "the flow was predicted to stop, and got through"
 
 
 RULE = rule("model.contradicted", check, rank=95, needs=("links",), severity=Severity.WARNING)
