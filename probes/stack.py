@@ -26,10 +26,11 @@ from probes.capture import attach, enlarge
 
 __all__ = ["Arrival", "StackEar", "open_ear"]
 
-# <asm-generic/socket.h>, <linux/sock_diag.h>, <linux/in6.h>
+# <asm-generic/socket.h>, <linux/sock_diag.h>, <linux/in6.h>, <linux/in.h>
 _SO_TIMESTAMPNS, _SO_MEMINFO = 35, 55
 _SK_MEMINFO_DROPS, _SK_MEMINFO_WORDS = 8, 9
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
+_IP_MTU_DISCOVER, _IP_PMTUDISC_INTERFACE = 10, 4
 _TIMESPEC = struct.Struct("ll")
 _PKTINFO = struct.Struct("16si")
 _ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) + socket.CMSG_SPACE(_PKTINFO.size)
@@ -139,6 +140,9 @@ def open_ear(netns: int, run: RunToken) -> StackEar:
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         if run.family == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+        else:
+            # Errors reach every raw socket of the protocol: the host must not learn a path MTU from them (raw_err).
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_INTERFACE)
         enlarge(sock)
     except BaseException:
         sock.close()
