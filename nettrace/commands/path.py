@@ -415,6 +415,14 @@ def answer_here(
     observation = probe(collector, trace, planned, build) if planned is not None else None
     probed = time.monotonic()
     after = collector.read_after() if planned is not None else None
+    if after is not None:
+        from nettrace.predict import predict
+        from nettrace.predict.strangers import strangers
+
+        if any(read_strangers(collector, *strangers(trace, before, after, observation=observation))):
+            # Somebody else answered than was known before the probe.
+            before, after = collector.snapshot(), collector.read_after()
+            trace = predict(before, trace.flow)
     answer = conclude(trace.flow, before, after, trace, observation, timing=(started, collected, probed))
     if planned is None:
         return answer
@@ -466,6 +474,7 @@ def check_size(flow: Flow) -> None:
 def look(collector: Collector | Company | RecordedHost, flow: Flow) -> tuple[Snapshot, Trace]:
     """Read the namespaces on the way, until the walk needs no more of them."""
     from nettrace.predict import predict
+    from nettrace.predict.strangers import strangers
 
     for netns in (flow.src.netns, collector.host_netns, flow.dst.netns):
         if netns is not None:
@@ -485,11 +494,22 @@ def look(collector: Collector | Company | RecordedHost, flow: Flow) -> tuple[Sna
         needs = {netns for leg in (trace.forward, trace.reply) if leg is not None for netns in leg.needs}
         fresh = [collector.read(netns) for netns in needs]
         fresh += [collector.read_container(each) for each in destinations(before, trace)]
+        fresh += read_strangers(collector, *strangers(trace, before))
         if not any(fresh):
             break
         before = collector.snapshot()
         trace = predict(before, flow)
     return before, trace
+
+
+def read_strangers(
+    collector: Collector | Company | RecordedHost, inodes: Sequence[int], containers: Sequence[Container]
+) -> list[bool]:
+    """Read the namespaces of those who answer for others' addresses; one that cannot be read is left out."""
+    return [
+        *(collector.read(inode) for inode in inodes),
+        *(collector.read_container(container) for container in containers),
+    ]
 
 
 def overlays(intent: Intent, flow: Flow) -> tuple[str, ...]:

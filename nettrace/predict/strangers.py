@@ -1,0 +1,75 @@
+"""Who answers for an address on the way, and was not read: holders of it that only their MAC address gives away.
+
+The namespaces on the way are read, and no others. Where the kernel learnt, or the wire shows, a MAC address for a next
+hop that none of them has, the bridge's own table and the engine's word tell whose it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nettrace.model.base import IPAddress
+from nettrace.model.intent import Container
+from nettrace.model.observe import Observation, SightingKind
+from nettrace.model.path import StepKind, Trace
+from nettrace.model.snapshot import Snapshot
+from nettrace.predict.world import World
+
+__all__ = ["strangers"]
+
+_ANSWERS = (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
+_DEAD = ("FAILED", "INCOMPLETE")
+
+
+def strangers(
+    trace: Trace, *snapshots: Snapshot, observation: Observation | None = None
+) -> tuple[tuple[int, ...], tuple[Container, ...]]:
+    """Return the namespaces (inodes) and containers whose interface answers for a next hop, and that were not read."""
+    worlds = [World(each) for each in snapshots]
+    known = {link.mac for world in worlds for view in world.views.values() for link in view.links.values()}
+    unknown = {mac for world in worlds for mac in _learnt(trace, world)} | set(_heard(trace, observation))
+    unknown -= known
+    if not unknown:
+        return (), ()
+    inodes = {inode for world in worlds for inode in _behind_ports(world, unknown) if world.view(inode) is None}
+    containers = {
+        container.id: container
+        for world in worlds
+        for container, endpoint, _network in world.endpoints()
+        if endpoint.mac in unknown and container.netns not in inodes
+    }
+    return tuple(sorted(inodes)), tuple(containers.values())
+
+
+def _asked(trace: Trace) -> Iterator[tuple[int, int, IPAddress]]:
+    """Yield each next hop with the namespace and the device (ifindex) that it is asked on."""
+    for leg in (trace.forward, trace.reply):
+        for step in (*leg.steps, *leg.beyond) if leg is not None else ():
+            if step.kind is StepKind.NEIGHBOUR and step.next_hop is not None and step.ifindex is not None:
+                yield step.netns, step.ifindex, step.next_hop
+
+
+def _learnt(trace: Trace, world: World) -> Iterator[str]:
+    for netns, ifindex, address in _asked(trace):
+        view = world.view(netns)
+        entry = view.neighbours.get((ifindex, address)) if view is not None else None
+        if entry is not None and entry.mac is not None and entry.state not in _DEAD:
+            yield entry.mac
+
+
+def _heard(trace: Trace, observation: Observation | None) -> Iterator[str]:
+    asked = {address for _netns, _ifindex, address in _asked(trace)}
+    for each in observation.sightings if observation is not None else ():
+        if each.kind in _ANSWERS and each.packet.src in asked and each.packet.src_mac is not None:
+            yield each.packet.src_mac
+
+
+def _behind_ports(world: World, macs: set[str]) -> Iterator[int]:
+    """Yield the namespaces at the other ends of the bridge ports by which frames for these addresses go."""
+    for view in world.views.values():
+        for entries in view.fdb.values():
+            for entry in entries:
+                link = view.links.get(entry.ifindex)
+                inode = view.peer(link) if link is not None and entry.mac in macs else None
+                if inode is not None:
+                    yield inode
