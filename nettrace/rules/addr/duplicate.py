@@ -35,6 +35,16 @@ def check(case: Case) -> Result:
         if own and not source.is_loopback and sender is not None and sender.id != view.id and source in sender.owned:
             holders = [*own, (sender, sender.links[sender.owned[source]])]
             return fired(_hit(case, blocker.direction, source, holders))
+    for blocker, step in blockers(case, Reason.TAKEN_ELSEWHERE):
+        taker, meant = view_of(case, step), case.view(case.flow.dst.netns)
+        address = step.packet.dst
+        holders = [
+            (view, view.links[view.owned[address]])
+            for view in (taker, meant)
+            if view is not None and address in view.owned and view.owned[address] in view.links
+        ]
+        if len(holders) > 1 and holders[0][1].up:
+            return fired(_hit(case, blocker.direction, address, holders))
     for direction in Direction:
         for step in case.steps(direction):
             if step.kind is not StepKind.NEIGHBOUR or step.next_hop is None:
@@ -60,12 +70,16 @@ def _holders(case: Case, view: View, link: Link, address: IPAddress) -> list[tup
 def _hit(case: Case, direction: Direction, address: IPAddress, holders: list[tuple[View, Link]]) -> Hit:
     owner = case.world.owner_of_address(address)
     meant = owner[0].netns if owner is not None else None
+    if owner is None and any(pool.gateway == address for each in case.before.intent.networks for pool in each.subnets):
+        # The engine gives a network's gateway to its bridge.
+        meant = case.world.host
     ordered = sorted(holders, key=lambda each: each[0].id == meant)
     intruder, device = ordered[0]
     row = next(each for each in intruder.addresses[device.ifindex] if each.address.ip == address)
     blocker = next((each for each in case.blockers if each.direction is direction), None)
     blocker = blocker or next(iter(case.blockers), None)
-    shared = blocker is None or blocker.step is None or blocker.step.reason is not Reason.MARTIAN
+    reason = blocker.step.reason if blocker is not None and blocker.step is not None else None
+    shared = reason not in (Reason.MARTIAN, Reason.TAKEN_ELSEWHERE)
     return Hit(
         title=f"{address} is held by {' and '.join(sorted(each.name for each, _device in holders))}",
         explanation=f"{'Two interfaces on one segment' if shared else 'Two namespaces'} hold {address}, "
@@ -93,7 +107,7 @@ def _hit(case: Case, direction: Direction, address: IPAddress, holders: list[tup
         basis=blocker.basis if blocker is not None else Basis.PREDICTED,
         blocker=blocker,
         severity=None if blocker is not None else Severity.WARNING,
-        segment=Segment.BRIDGE if blocker is not None else None,
+        segment=None if blocker is None or reason is Reason.TAKEN_ELSEWHERE else Segment.BRIDGE,
         device=device.name if blocker is not None else None,
         netns=intruder.id if blocker is not None else None,
     )
