@@ -21,7 +21,7 @@ from nettrace._version import __version__
 from nettrace.errors import NettraceError, PrivilegeError, UsageError
 from nettrace.model.base import rows
 from nettrace.model.flow import HEADER_BYTES, Flow, Proto
-from nettrace.model.verdict import EXIT_CODE, Result, Timing, Verdict
+from nettrace.model.verdict import EXIT_CODE, Result, Severity, Timing, Verdict
 
 if TYPE_CHECKING:
     from nettrace.bundle.format import Bundle
@@ -393,6 +393,26 @@ def answer_flow(
     return joined(answer, second)
 
 
+#: How many namespaces are read at most, to find out which of a bridge's other ports has to do with a loss.
+MOST_NEIGHBOURS = 64
+
+
+def is_unexplained(verdict: Verdict) -> bool:
+    """Tell whether packets were lost and nothing that was read says why."""
+    blamed = any(each.severity in (Severity.BLOCKING, Severity.DEGRADING) for each in verdict.findings)
+    return verdict.outcome is not Result.DELIVERED and not blamed
+
+
+def read_neighbours(collector: Collector | Company, trace: Trace, before: Snapshot) -> bool:
+    """Read the namespaces behind the other ports of the bridges on the way; true when there were any."""
+    from nettrace.predict.strangers import neighbours_unread
+
+    inodes, containers = neighbours_unread(trace, before)
+    if max(len(inodes), len(containers)) > MOST_NEIGHBOURS:
+        return False
+    return any(read_strangers(collector, inodes, containers))
+
+
 def was_echoed(answer: Answer) -> bool:
     """Tell whether the datagram itself was answered: then the container has answered it, through the proxy."""
     datagram = answer.trace.flow.proto is Proto.UDP
@@ -410,22 +430,25 @@ def answer_here(
     build: BuildProbe | None,
 ) -> Answer:
     """Probe a prediction, unless it is to stand alone (`plain`), and conclude."""
+    from nettrace.predict import predict
+    from nettrace.predict.strangers import strangers
+
     collected = time.monotonic()
     planned = plan(before, trace, question) if not plain else None
     observation = probe(collector, trace, planned, build) if planned is not None else None
     probed = time.monotonic()
     after = collector.read_after() if planned is not None else None
-    if after is not None:
-        from nettrace.predict import predict
-        from nettrace.predict.strangers import strangers
-
-        if any(read_strangers(collector, *strangers(trace, before, after, observation=observation))):
-            # Somebody else answered than was known before the probe.
-            before, after = collector.snapshot(), collector.read_after()
-            trace = predict(before, trace.flow)
-    answer = conclude(trace.flow, before, after, trace, observation, timing=(started, collected, probed))
+    if after is not None and any(read_strangers(collector, *strangers(trace, before, after, observation=observation))):
+        # Somebody else answered than was known before the probe.
+        before, after = collector.snapshot(), collector.read_after()
+        trace = predict(before, trace.flow)
+    timing = (started, collected, probed)
+    answer = conclude(trace.flow, before, after, trace, observation, timing=timing)
     if planned is None:
         return answer
+    if is_unexplained(answer.verdict) and read_neighbours(collector, trace, before):
+        before, after = collector.snapshot(), collector.read_after()
+        answer = conclude(trace.flow, before, after, predict(before, trace.flow), observation, timing=timing)
     from probes.witness.session import wait_until_closed
 
     wait_until_closed()
@@ -507,8 +530,8 @@ def read_strangers(
 ) -> list[bool]:
     """Read the namespaces of those who answer for others' addresses; one that cannot be read is left out."""
     return [
-        *(collector.read(inode) for inode in inodes),
         *(collector.read_container(container) for container in containers),
+        *(collector.read(inode) for inode in inodes),
     ]
 
 

@@ -15,7 +15,7 @@ from nettrace.model.path import StepKind, Trace
 from nettrace.model.snapshot import Snapshot
 from nettrace.predict.world import World
 
-__all__ = ["strangers"]
+__all__ = ["neighbours_unread", "strangers"]
 
 _ANSWERS = (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
 _DEAD = ("FAILED", "INCOMPLETE")
@@ -39,6 +39,36 @@ def strangers(
         if endpoint.mac in unknown and container.netns not in inodes
     }
     return tuple(sorted(inodes)), tuple(containers.values())
+
+
+def neighbours_unread(trace: Trace, snapshot: Snapshot) -> tuple[tuple[int, ...], tuple[Container, ...]]:
+    """Return the namespaces (inodes) and containers on the bridges on the way that were not read.
+
+    A container is told as such, and its namespace too: whoever reads it first knows its name.
+    """
+    world = World(snapshot)
+    bridges: dict[tuple[int, int], str] = {}
+    for leg in (trace.forward, trace.reply):
+        for step in (*leg.steps, *leg.beyond) if leg is not None else ():
+            view = world.view(step.netns)
+            link = view.links.get(step.ifindex or 0) if view is not None else None
+            if view is None or link is None:
+                continue
+            bridge = view.links.get(link.master or 0, link)
+            bridges[view.id, bridge.ifindex] = bridge.name
+    containers = {
+        container.id: container
+        for container, _endpoint, network in world.endpoints()
+        if network is not None and network.bridge in bridges.values() and container.status == "running"
+        if container.netns is None or world.view(container.netns) is None
+    }
+    inodes = {
+        inode: None
+        for netns, ifindex in sorted(bridges)
+        for port in world.views[netns].ports.get(ifindex, ())
+        if (inode := world.views[netns].peer(port)) is not None and world.view(inode) is None
+    }
+    return tuple(inodes), tuple(containers.values())
 
 
 def _asked(trace: Trace) -> Iterator[tuple[int, int, IPAddress]]:
