@@ -192,6 +192,66 @@ def test_what_the_engine_keeps_apart_is_brought_together_by_what_is_printed(
         docker_lab.exec(["sh", "-c", "docker network rm shared 2>/dev/null"])
 
 
+@pytest.fixture
+def third(docker_lab: Lab) -> Iterator[str]:
+    """A container beside app and web that no question names; its process id."""
+    docker_lab.run_container("third")
+    try:
+        yield docker_lab.docker("inspect", "-f", "{{.State.Pid}}", "third").strip()
+    finally:
+        docker_lab.docker("rm", "-f", "third")
+
+
+def run(lab: Lab, *commands: str, where: str = "host") -> None:
+    for command in commands:
+        lab.check(["sh", "-c", command], where)
+
+
+def mended_by_what_is_printed(lab: Lab, said: Said, name: str) -> None:
+    """Paste the remedy, which must name the container that nobody asked about."""
+    first = said.verdict["findings"][0]
+    assert name in first["title"]
+    for command in first["remedy"]["commands"]:
+        run(lab, command)
+
+
+def test_a_third_container_that_answers_for_the_destination(
+    docker_lab: Lab, askers: dict[str, Asker], third: str
+) -> None:
+    """It lies on nobody's way; only its MAC address in an answer gives it away."""
+    web = docker_lab.facts["web"]
+    inside = f"nsenter -t {third} -n"
+    run(docker_lab, f"{inside} ip addr add {web.ip}/16 dev eth0")  # type: ignore[attr-defined]
+    run(docker_lab, "sysctl -qw net.ipv4.conf.all.arp_ignore=8", where="web")
+    run(docker_lab, "ip neigh flush dev eth0", where="app")
+    try:
+        said = ask(askers, docker_lab, "app", "web")
+        assert told(said) == (1, "addr.duplicate", "bridge", "forward")
+        mended_by_what_is_printed(docker_lab, said, "third")
+    finally:
+        run(docker_lab, "sysctl -qw net.ipv4.conf.all.arp_ignore=0", where="web")
+        run(docker_lab, "ip neigh flush dev eth0", where="app")
+    assert told(ask(askers, docker_lab, "app", "web")) == (0, None, None, None)
+
+
+def test_a_third_container_with_the_destinations_mac(docker_lab: Lab, askers: dict[str, Asker], third: str) -> None:
+    """It was the last to send, and the bridge does not learn otherwise any more."""
+    web = docker_lab.facts["web"]
+    veth, mac = web.veth, web.mac  # type: ignore[attr-defined]
+    run(docker_lab, f"bridge link set dev {veth} learning off")
+    run(docker_lab, f"nsenter -t {third} -n ip link set eth0 address {mac}")
+    docker_lab.docker("exec", "third", "ping", "-c", "1", "-W", "1", web.gateway)  # type: ignore[attr-defined]
+    try:
+        said = ask(askers, docker_lab, "app", "web", "--proto", "tcp", "--port", "80")
+        assert told(said) == (1, "link.duplicate-mac", "bridge", "forward")
+        mended_by_what_is_printed(docker_lab, said, "third")
+    finally:
+        run(docker_lab, f"bridge link set dev {veth} learning on")
+        run(docker_lab, f"bridge fdb del {mac} dev {veth} master 2>/dev/null; true")
+    docker_lab.docker("rm", "-f", "third")
+    assert told(ask(askers, docker_lab, "app", "web", "--proto", "tcp", "--port", "80")) == (0, None, None, None)
+
+
 def test_a_question_that_finds_nothing_prints_an_empty_list(plain_lab: Lab) -> None:
     done = plain_lab.nettrace(["path", "app", "8.8.8.8", "--json"])
     assert json.loads(done.stdout)["findings"] == []

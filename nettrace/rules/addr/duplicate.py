@@ -80,6 +80,8 @@ def _hit(case: Case, direction: Direction, address: IPAddress, holders: list[tup
     blocker = blocker or next(iter(case.blockers), None)
     reason = blocker.step.reason if blocker is not None and blocker.step is not None else None
     shared = reason not in (Reason.MARTIAN, Reason.TAKEN_ELSEWHERE)
+    # What the source takes for its own never gets to any bridge.
+    inside = reason is Reason.TAKEN_ELSEWHERE and any(each.id == case.flow.src.netns for each, _device in holders)
     return Hit(
         title=f"{address} is held by {' and '.join(sorted(each.name for each, _device in holders))}",
         explanation=f"{'Two interfaces on one segment' if shared else 'Two namespaces'} hold {address}, "
@@ -107,7 +109,7 @@ def _hit(case: Case, direction: Direction, address: IPAddress, holders: list[tup
         basis=blocker.basis if blocker is not None else Basis.PREDICTED,
         blocker=blocker,
         severity=None if blocker is not None else Severity.WARNING,
-        segment=None if blocker is None or reason is Reason.TAKEN_ELSEWHERE else Segment.BRIDGE,
+        segment=Segment.BRIDGE if blocker is not None and not inside else None,
         device=device.name if blocker is not None else None,
         netns=intruder.id if blocker is not None else None,
     )
