@@ -1904,17 +1904,6 @@ def _crafted_links() -> Iterable[Fault]:
         kinds=("docker", "none"),
     )
     yield _made(
-        "address-of-neighbour",
-        "addr.duplicate",
-        "a neighbour holds the container's address too, and was the last to answer for it",
-        inside("app", "ip addr add {web.ip}/16 dev eth0")
-        + host("ip neigh replace {web.ip} lladdr {app.mac} dev {web.bridge} nud reachable"),
-        inside("app", "ip addr del {web.ip}/16 dev eth0") + host("ip neigh flush dev {web.bridge}"),
-        Segment.BRIDGE,
-        flow=PUBLISHED_OUTSIDE,
-        kinds=("docker", "none"),
-    )
-    yield _made(
         "address-of-destination-inside",
         "addr.duplicate",
         "the source holds the address of its destination as well, and answers itself",
