@@ -309,7 +309,7 @@ def _arrived(trace: Trace, forward: tuple[Passage, ...], observation: Observatio
     if target.sighting is None or not _taken(trace, target.sighting):
         return False
     # Behind the last device there is still its own input path: what that says counts, where it was listened to.
-    return observation.took(inside, SightingKind.PROBE) is not False
+    return observation.took(_where_it_ends(trace), SightingKind.PROBE) is not False
 
 
 def _taken(trace: Trace, sighting: Sighting) -> bool:
@@ -351,10 +351,17 @@ def _left_at_the_door(trace: Trace, observation: Observation) -> bool:
 
 
 def _where_it_ends(trace: Trace) -> int | None:
-    """Return the namespace that takes the packet: translated on its way, another than that of the address asked."""
+    """Return the namespace that takes the packet: translated on its way, another than that of the address asked.
+
+    None where that is beyond this host, or in a namespace that was not read.
+    """
+    meant = trace.flow.dst.netns
     steps = (*trace.forward.steps, *trace.forward.beyond)
     end = next((each for each in reversed(steps) if each.kind is StepKind.LOCAL), None)
-    return end.netns if end is not None and trace.flow.dst.netns is not None else trace.flow.dst.netns
+    if end is not None and meant is not None:
+        return end.netns
+    untouched = not steps or steps[-1].packet.dst == trace.flow.dst.address
+    return meant if untouched else None
 
 
 def _lost(observation: Observation) -> tuple[int, ...]:
