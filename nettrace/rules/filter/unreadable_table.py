@@ -13,22 +13,31 @@ Seen in the field: rules written by nft into tables that iptables manages are sh
 from __future__ import annotations
 
 from nettrace.model.netfilter import Assumption
+from nettrace.model.path import Direction
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind, Severity
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.wording import is_native_nft, place_of, program
+from nettrace.rules.faults import filtered
+from nettrace.rules.wording import enter, is_native_nft, place_of, program
 
 
 def check(case: Case) -> Result:
-    """Fire for each rule that the trace makes an assumption about, as long as no answer was seen."""
+    """Fire for each rule that the trace makes an assumption about, as long as no answer was seen.
+
+    A rule that the kernel or its counter has told about is a stop, and no open question any more.
+    """
     if case.correlation.reply_seen:
         return fired()
-    return fired(*(_hit(each) for each in case.trace.assumptions))
+    told = [ref for _blocker, _step, ref in filtered(case)]
+    return fired(*(_hit(case, each) for each in case.trace.assumptions if each.rule not in told))
 
 
-def _hit(assumption: Assumption) -> Hit:
+def _hit(case: Case, assumption: Assumption) -> Hit:
     ref = assumption.rule
-    listing = (
+    steps = [step for direction in Direction for step in case.steps(direction) if step.hook is not None]
+    netns = next((step.netns for step in steps if step.hook and assumption in step.hook.assumptions), None)
+    inside = enter(case, netns) if netns is not None else ""
+    listing = inside + (
         f"nft -a list chain {ref.family} {ref.table} {ref.chain}"
         if is_native_nft(ref)
         else f"{program(ref)} -t {ref.table} -vnL {ref.chain} --line-numbers"
