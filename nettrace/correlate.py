@@ -736,6 +736,7 @@ _ON_LINK = (
     Reason.LINK_DOWN,
     Reason.NO_CARRIER,
     Reason.PORT_BLOCKED,
+    Reason.PORT_LOCKED,
     Reason.PORT_ISOLATED,
     Reason.VLAN_FILTERED,
     Reason.NO_FLOOD,

@@ -214,6 +214,7 @@ def _bridge(attrs: Mapping[str, Any]) -> BridgeInfo:
         nf_call_ip6tables=_flag(attrs, "IFLA_BR_NF_CALL_IP6TABLES", False),
         nf_call_arptables=_flag(attrs, "IFLA_BR_NF_CALL_ARPTABLES", False),
         mcast_snooping=_flag(attrs, "IFLA_BR_MCAST_SNOOPING", False),
+        mcast_querier=_flag(attrs, "IFLA_BR_MCAST_QUERIER", False),
     )
 
 
@@ -229,6 +230,7 @@ def _bridge_port(attrs: Mapping[str, Any]) -> BridgePort:
         proxyarp=_flag(attrs, "IFLA_BRPORT_PROXYARP", False),
         neigh_suppress=_flag(attrs, "IFLA_BRPORT_NEIGH_SUPPRESS", False),
         guard=_flag(attrs, "IFLA_BRPORT_GUARD", False),
+        locked=_flag(attrs, "IFLA_BRPORT_LOCKED", False),
     )
 
 

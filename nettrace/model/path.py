@@ -104,6 +104,8 @@ class Reason(StrEnum):
     PORT_ISOLATED = "port-isolated"
     PORT_NO_HAIRPIN = "port-no-hairpin"
     NO_FLOOD = "no-flood"
+    PORT_LOCKED = "port-locked"
+    PORT_ENSLAVED = "port-enslaved"
     VLAN_FILTERED = "vlan-filtered"
     FDB_WRONG_PORT = "fdb-wrong-port"
     FORWARDING_OFF = "forwarding-off"

@@ -28,6 +28,7 @@ class BridgeInfo(Model):
     nf_call_ip6tables: bool = False
     nf_call_arptables: bool = False
     mcast_snooping: bool = True
+    mcast_querier: bool = False
 
 
 class PortVlan(Model):
@@ -51,6 +52,7 @@ class BridgePort(Model):
     proxyarp: bool = False
     neigh_suppress: bool = False
     guard: bool = False
+    locked: bool = False
     vlans: tuple[PortVlan, ...] | None = None
 
 

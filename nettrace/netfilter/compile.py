@@ -62,7 +62,7 @@ from nettrace.netfilter.ruleset import (
     XtConntrack,
 )
 from nettrace.netfilter.ruling import ACCEPT, CONTINUE, DROP, RETURN, UNSETTLED, Code, Ruling
-from nettrace.netfilter.skb import UNKNOWN, Skb
+from nettrace.netfilter.skb import UNKNOWN, Skb, mac_text
 
 __all__ = ["CompiledChain", "CompiledRule", "Doubt", "HookProgram", "Op", "Step", "compile_hook"]
 
@@ -762,8 +762,26 @@ _WRITABLE = {(proto, field) for proto in ("ip", "ip6") for field in ("saddr", "d
 }
 
 
+def _mac_setter(field: str, get: Op) -> Op:
+    import msgspec
+
+    attribute = {"saddr": "src_mac", "daddr": "dst_mac"}[field]
+
+    def write(s: Skb) -> Any:
+        value = get(s)
+        if value is None:
+            return False
+        if value is not UNKNOWN:
+            s.packet = msgspec.structs.replace(s.packet, **{attribute: mac_text(value)})
+        return True
+
+    return write
+
+
 def _payload_setter(expr: SetPayload, get: Op) -> Op:
     proto, field = expr.protocol, expr.field
+    if proto == "ether" and field in ("saddr", "daddr"):
+        return _mac_setter(field, get)
     if field in ("ttl", "hoplimit"):
         attribute = "ttl"
     elif field in ("dscp", "tos", "ecn"):

@@ -51,7 +51,7 @@ class HookContext:
 
     `family` chooses the tables: ip, ip6, bridge, arp or netdev. `iif` and `oif` are the devices the hook sees (for a
     bridged frame in an IP hook: the bridge), `physin` and `physout` the bridge ports; None where there is none.
-    `bridge` is the name of the bridge for hooks of family bridge. `bridged` tells that the frame is forwarded by a
+    `bridge` is the name of the bridge for hooks of family bridge, `bridge_mac` its address. `bridged` tells that the frame is forwarded by a
     bridge, not routed. `loopback` tells that the packet has come back through `lo`, so conntrack has seen it before.
 
     Callables, each optional: `address_type(address, dev)`, `is_local(address, dev)`, `fib(query)`, `socket(packet)`;
@@ -69,6 +69,7 @@ class HookContext:
     physin: str | None = None
     physout: str | None = None
     bridge: str | None = None
+    bridge_mac: str | None = None
     bridged: bool = False
     loopback: bool = False
     iif_group: int | None = None

@@ -38,6 +38,7 @@ from nettrace.netfilter.ruleset import (
     Rule,
     RulesetBuilder,
     SetMeta,
+    SetPayload,
     Statement,
     Table,
     TableBuilder,
@@ -351,6 +352,12 @@ def _target(words: list[str], table: TableBuilder) -> Iterator[Expr]:
     elif name == "snat":
         yield Noop(text=text)
         yield _verdict(options.get("--snat-target", "ACCEPT"))
+    elif name in ("dnat", "redirect") and table.name == "nat":
+        # ebt_dnat, ebt_redirect: the latter gives the frame to the bridge itself.
+        given = options.get("--to-destination") or options.get("--to-dst")
+        own = Meta(key="ibrhwaddr")
+        yield SetPayload(protocol="ether", field="daddr", value=Const(value=mac_number(given)) if given else own)
+        yield _verdict(options.get(f"--{name}-target", "ACCEPT"))
     elif name in ("dnat", "redirect", "arpreply"):
         reason = "the destination MAC address is rewritten, which may send the frame elsewhere"
         if name == "arpreply":

@@ -183,6 +183,10 @@ def _secpath(s: Skb) -> Any:
     return UNKNOWN if s.ctx.ipsec is None else int(s.ctx.ipsec)
 
 
+def _bridge_mac(s: Skb) -> Any:
+    return UNKNOWN if s.ctx.bridge_mac is None else mac_number(s.ctx.bridge_mac)
+
+
 #: Functions of the meta keys that have a value; every other key is unknown.
 _META: dict[str, Getter] = {
     "mark": attrgetter("mark"),
@@ -195,6 +199,7 @@ _META: dict[str, Getter] = {
     "oifgroup": _group("oif"),
     "ibrname": _fact("bridge"),
     "obrname": _fact("bridge"),
+    "ibrhwaddr": _bridge_mac,
     "physin": lambda s: s.ctx.physin,
     "physout": lambda s: s.ctx.physout,
     "rtclassid": _fact("realm"),

@@ -63,6 +63,11 @@ def mac_number(text: str) -> int:
     return number
 
 
+def mac_text(number: int) -> str:
+    """Return a MAC address as people write it."""
+    return ":".join(f"{byte:02x}" for byte in number.to_bytes(6, "big"))
+
+
 def tuple_of(packet: Packet) -> Tuple5:
     """Return the conntrack tuple of a packet (nf_ct_get_tuple)."""
     return Tuple5(
@@ -190,7 +195,7 @@ class Skb:
         """Return everything that rules can change, for telling equal branches."""
         return (
             self.saddr, self.daddr, self.sport, self.dport, self.icmp_id, self.mark, self.ttl, self.tos,
-            self.ct_bits, self.nat_set, self.notrack, self.trk, self.nats,
+            self.ct_bits, self.nat_set, self.notrack, self.trk, self.nats, self.packet.src_mac, self.packet.dst_mac,
         )  # fmt: skip
 
     def see_conntrack(self) -> None:

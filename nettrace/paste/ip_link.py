@@ -246,10 +246,11 @@ def _details(kind: str, words: Sequence[str]) -> dict[str, Any]:
 
 _BRIDGE = (
     "vlan_filtering", "vlan_default_pvid", "stp_state", "group_fwd_mask", "ageing_time", "nf_call_iptables",
-    "nf_call_ip6tables", "nf_call_arptables", "mcast_snooping",
+    "nf_call_ip6tables", "nf_call_arptables", "mcast_snooping", "mcast_querier",
 )  # fmt: skip
 _PORT = (
     "hairpin", "isolated", "learning", "flood", "mcast_flood", "bcast_flood", "proxy_arp", "neigh_suppress", "guard",
+    "locked",
 )  # fmt: skip
 
 
@@ -351,6 +352,7 @@ def _bridge(data: dict[str, Any]) -> BridgeInfo:
         nf_call_ip6tables=_switch(data, "nf_call_ip6tables", False),
         nf_call_arptables=_switch(data, "nf_call_arptables", False),
         mcast_snooping=_switch(data, "mcast_snooping", False),
+        mcast_querier=_switch(data, "mcast_querier", False),
     )
 
 
@@ -370,6 +372,7 @@ def port_row(data: dict[str, Any]) -> BridgePort:
         proxyarp=_switch(data, "proxy_arp", False),
         neigh_suppress=_switch(data, "neigh_suppress", False),
         guard=_switch(data, "guard", False),
+        locked=_switch(data, "locked", False),
     )
 
 

@@ -1,12 +1,12 @@
 """What a Linux bridge does with a frame: port states, isolation, hairpin, VLANs, forwarding entries, flooding.
 
-Models br_handle_frame, should_deliver, br_allowed_ingress/egress, br_forward (net/bridge), and when br_netfilter
-calls IP hooks for bridged frames.
+Models br_handle_frame, should_deliver, br_allowed_ingress/egress, br_forward, br_flood, br_fdb_update (net/bridge),
+and when br_netfilter calls IP hooks for bridged frames.
 """
 
 from __future__ import annotations
 
-from nettrace.model.base import IPAddress, Model
+from nettrace.model.base import IPAddress, Missing, Model
 from nettrace.model.path import Reason
 from nettrace.model.snapshot import BridgePort, FdbEntry, Link
 from nettrace.predict import neigh
@@ -17,10 +17,11 @@ FORWARDING, LEARNING = 3, 2
 
 
 class Blocked(Model):
-    """Why a port takes no frame."""
+    """Why a port takes no frame; `flag` is the switch of the port that says so, as bridge(8) prints it."""
 
     reason: Reason
     text: str
+    flag: str | None = None
 
 
 class Choice(Model):
@@ -28,6 +29,7 @@ class Choice(Model):
 
     `right_port` is the port behind which the owner of the MAC really is, when the entry points elsewhere. `needs`
     is the inode of a namespace that must be read first. `open_ended`: it may leave by a port we cannot see behind.
+    `flag` is the switch of the port that refuses it, as bridge(8) prints it.
     """
 
     text: str
@@ -37,10 +39,11 @@ class Choice(Model):
     right_port: Link | None = None
     needs: int | None = None
     open_ended: bool = False
+    flag: str | None = None
 
 
-def ingress(bridge: Link, port: Link) -> Blocked | None:
-    """Return why a bridge takes no data frame from a port, None when it does."""
+def ingress(view: View, bridge: Link, port: Link, src_mac: str | None) -> Blocked | None:
+    """Return why a bridge takes no data frame of this sender from a port, None when it does."""
     info = port.port or BridgePort()
     if not bridge.up:
         return Blocked(reason=Reason.LINK_DOWN, text=f"{bridge.name} is down, so its port {port.name} takes nothing")
@@ -48,6 +51,12 @@ def ingress(bridge: Link, port: Link) -> Blocked | None:
         return Blocked(reason=Reason.PORT_BLOCKED, text=f"port {port.name} is in state {_state(info.state)}")
     if _filters_vlans(bridge) and info.vlans is not None and not any(vlan.pvid for vlan in info.vlans):
         return Blocked(reason=Reason.VLAN_FILTERED, text=f"port {port.name} has no VLAN for untagged frames")
+    if info.locked and src_mac is not None and not isinstance(view.ns.fdb, Missing):
+        # br_handle_frame_finish: a locked port takes only what has an entry there, and learns none.
+        entries = [each for each in view.fdb.get(bridge.ifindex, ()) if each.mac == src_mac]
+        if not any(each.ifindex == port.ifindex and not each.local for each in entries):
+            text = f"port {port.name} is locked, and the bridge has no forwarding entry for {src_mac} there"
+            return Blocked(reason=Reason.PORT_LOCKED, text=text, flag="locked on")
     return None
 
 
@@ -79,6 +88,55 @@ def is_local_mac(view: View, bridge: Link, mac: str) -> bool:
     return any(entry.local for entry in entries) if entries else mac == bridge.mac
 
 
+def taken_up(view: View, bridge: Link, port: Link, mac: str) -> FdbEntry | None:
+    """Return the entry by which a bridge takes frames for another's MAC as its own, None where there is none.
+
+    br_pass_frame_up hands them to the host's stack still marked as somebody else's (PACKET_OTHERHOST), as only the
+    bridge's address and that of the port they came by make them the host's (eth_type_trans, br_handle_frame).
+    """
+    if mac in (bridge.mac, port.mac):
+        return None
+    return next((each for each in view.fdb.get(bridge.ifindex, ()) if each.mac == mac and each.local), None)
+
+
+def floods(bridge: Link, port: Link, family: int) -> Blocked | None:
+    """Return why a bridge does not flood another port's request for a next hop (ARP, NDP) to a port (br_flood).
+
+    What the bridge itself sends is flooded whatever those switches are.
+    """
+    info = port.port or BridgePort()
+    if family == 4 and not info.bcast_flood:
+        text = f"broadcasts from other ports are not flooded to {port.name} (bcast_flood off)"
+        return Blocked(reason=Reason.NO_FLOOD, text=text, flag="bcast_flood off")
+    snoops = bridge.bridge is not None and bridge.bridge.mcast_snooping and bridge.bridge.mcast_querier
+    if family == 6 and not info.mcast_flood and not snoops:
+        # With a querier about, those who joined the group get it all the same (br_multicast_flood).
+        text = f"multicasts from other ports are not flooded to {port.name} (mcast_flood off)"
+        return Blocked(reason=Reason.NO_FLOOD, text=text, flag="mcast_flood off")
+    return _proxied(port)
+
+
+def _proxied(port: Link) -> Blocked | None:
+    if (port.port or BridgePort()).proxyarp:
+        text = f"nothing is flooded to {port.name} (proxy_arp on)"
+        return Blocked(reason=Reason.NO_FLOOD, text=text, flag="proxy_arp on")
+    return None
+
+
+def _unflooded(port: Link) -> Blocked | None:
+    """Return why a frame to a MAC without an entry is not flooded to a port (br_flood), None when it is."""
+    if not (port.port or BridgePort()).unicast_flood:
+        text = f"the bridge has not learnt where that address is, and does not flood to {port.name} (flood off)"
+        return Blocked(reason=Reason.NO_FLOOD, text=text, flag="flood off")
+    return _proxied(port)
+
+
+def learns(bridge: Link, port: Link) -> bool:
+    """Tell whether a bridge learns from frames that come in by a port (br_fdb_update, hold_time)."""
+    held = bridge.bridge is None or bridge.bridge.ageing_time_s > 0
+    return held and (port.port or BridgePort()).learning
+
+
 def egress(
     world: World,
     view: View,
@@ -96,59 +154,55 @@ def egress(
     which makes an entry, or moves any that is not sticky to its port, if that port learns (br_fdb_update).
     """
     ports = [port for port in view.ports.get(bridge.ifindex, ()) if source is None or port.ifindex != source.ifindex]
-    entry = next(
-        (
-            each
-            for each in view.fdb.get(bridge.ifindex, ())
-            if dst_mac is not None and each.mac == dst_mac and not each.local and each.ifindex != bridge.ifindex
-        ),
-        None,
-    )
-    if source is None and dst_mac is not None:
-        own = next((each for each in view.fdb.get(bridge.ifindex, ()) if each.mac == dst_mac and each.local), None)
-        if own is not None and own.ifindex == bridge.ifindex:
-            # br_dev_xmit hands it to br_forward without a port.
-            text = f"{dst_mac} is {bridge.name}'s own, so no port takes what {bridge.name} sends there"
-            return Choice(text=text, entry=own, reason=Reason.OTHERHOST)
+    entries = [each for each in view.fdb.get(bridge.ifindex, ()) if dst_mac is not None and each.mac == dst_mac]
+    entry = next((each for each in entries if not each.local and each.ifindex != bridge.ifindex), None)
+    own = next((each for each in entries if each.local), None)
+    if source is None and own is not None and dst_mac == bridge.mac and own.ifindex == bridge.ifindex:
+        # br_dev_xmit hands it to br_forward without a port.
+        text = f"{dst_mac} is {bridge.name}'s own, so no port takes what {bridge.name} sends there"
+        return Choice(text=text, entry=own, reason=Reason.OTHERHOST)
     owner = _owner_port(world, view, ports, dst_mac, dst)
     if isinstance(owner, int):
         return Choice(text="the namespace behind a port was not read", needs=owner)
-    if source is not None and spoke and dst_mac is not None and (entry is None or "sticky" not in entry.flags):
+    if source is None and own is not None:
+        if own.ifindex == bridge.ifindex:
+            text = f"a forwarding entry says that {dst_mac} is {bridge.name}'s own, so no port takes what is for it"
+            return Choice(text=text, entry=own, reason=Reason.FDB_WRONG_PORT, right_port=owner)
+        # What the bridge itself sends goes to the port of an entry, also of one that is local.
+        entry = own
+    fixed = entry is not None and (entry.local or "sticky" in entry.flags)
+    if source is not None and spoke and dst_mac is not None and not fixed:
         behind = world.far_end(view, source)
-        if behind is not None and behind[1].mac == dst_mac and (source.port or BridgePort()).learning:
+        if behind is not None and behind[1].mac == dst_mac and learns(bridge, source):
             return _back(source, dst_mac, entry)
-    learnt = spoke and owner is not None and (owner.port or BridgePort()).learning
-    if learnt and owner is not None and (entry is None or "sticky" not in entry.flags):
+    if spoke and owner is not None and learns(bridge, owner) and not fixed:
         return _deliverable(bridge, source, owner, Choice(text=f"{dst_mac} is behind {owner.name}", port=owner))
-    static = entry is not None and ("permanent" in entry.state or "static" in (entry.state, *entry.flags))
-    if entry is not None and static and owner is not None and entry.ifindex not in (owner.ifindex, None):
-        out = view.links.get(entry.ifindex, owner)
-        return Choice(
-            text=f"a static entry sends {dst_mac} out of {out.name}, but it is behind {owner.name}",
-            port=out,
-            entry=entry,
-            reason=Reason.FDB_WRONG_PORT,
-            right_port=owner,
-        )
+    out = view.links.get(entry.ifindex) if entry is not None else None
+    if entry is not None and out is not None and owner is not None and out.ifindex != owner.ifindex:
+        behind = world.far_end(view, out)
+        if behind is None or behind[1].mac != dst_mac:
+            static = fixed or "permanent" in entry.state or "static" in (entry.state, *entry.flags)
+            return Choice(
+                text=f"a {'static' if static else 'forwarding'} entry sends {dst_mac} out of {out.name}, "
+                f"but it is behind {owner.name}",
+                port=out,
+                entry=entry,
+                reason=Reason.FDB_WRONG_PORT,
+                right_port=owner,
+            )
     if source is not None and entry is not None and entry.ifindex == source.ifindex:
         return _back(source, entry.mac, entry)
-    if entry is not None and entry.ifindex in view.links:
-        out = view.links[entry.ifindex]
-        chosen = owner if owner is not None and not static else out
-        return _deliverable(
-            bridge, source, chosen, Choice(text=f"{dst_mac} is behind {chosen.name}", port=chosen, entry=entry)
-        )
-    if owner is not None:
-        if not (owner.port or BridgePort()).unicast_flood:
-            return Choice(text=f"{owner.name} takes no unknown unicast (flood off)", port=owner, reason=Reason.NO_FLOOD)
-        return _deliverable(bridge, source, owner, Choice(text=f"flooded to {owner.name}", port=owner))
-    flooded = _owner_port(world, view, ports, None, dst) if dst_mac is not None else None
-    if isinstance(flooded, Link) and not (flooded.port or BridgePort()).unicast_flood:
-        text = f"{flooded.name} takes no unknown unicast (flood off)"
-        return Choice(text=text, port=flooded, reason=Reason.NO_FLOOD)
-    if isinstance(flooded, Link):
+    if entry is not None and out is not None:
+        return _deliverable(bridge, source, out, Choice(text=f"{dst_mac} is behind {out.name}", port=out, entry=entry))
+    if owner is None and dst_mac is not None:
         # Nobody has that MAC: the frame is flooded, and shows at the port of the address's owner, who ignores it.
-        return _deliverable(bridge, source, flooded, Choice(text=f"flooded to {flooded.name}", port=flooded))
+        flooded = _owner_port(world, view, ports, None, dst)
+        owner = flooded if isinstance(flooded, Link) else None
+    if owner is not None:
+        refused = _unflooded(owner)
+        if refused is not None:
+            return Choice(text=refused.text, port=owner, reason=refused.reason, flag=refused.flag)
+        return _deliverable(bridge, source, owner, Choice(text=f"flooded to {owner.name}", port=owner))
     engines = any(network.bridge == bridge.name for network in world.snapshot.intent.networks)
     outer = [port for port in ports if port.kind != "veth" or _leads_out(world, view, port, engines=engines)]
     if outer:
@@ -202,22 +256,26 @@ def _owner_port(world: World, view: View, ports: list[Link], mac: str | None, ds
 
 
 def _deliverable(bridge: Link, source: Link | None, out: Link, choice: Choice) -> Choice:
-    """Check the port that was chosen: state, isolation, VLAN (should_deliver, br_allowed_egress)."""
+    """Check the port that was chosen."""
+    refused = refuses(bridge, source, out)
+    if refused is None:
+        return choice
+    return Choice(text=refused.text, port=out, entry=choice.entry, reason=refused.reason)
+
+
+def refuses(bridge: Link, source: Link | None, out: Link) -> Blocked | None:
+    """Return why a port lets no frame of another out: state, isolation, VLAN (should_deliver, br_allowed_egress)."""
     info = out.port or BridgePort()
     came = (source.port if source is not None else None) or BridgePort()
-    reason: Reason | None = None
-    text = choice.text
     if info.state != FORWARDING:
-        reason, text = Reason.PORT_BLOCKED, f"port {out.name} is in state {_state(info.state)}"
-    elif source is not None and info.isolated and came.isolated:
-        reason, text = Reason.PORT_ISOLATED, f"ports {source.name} and {out.name} are both isolated"
-    elif _filters_vlans(bridge) and info.vlans is not None:
+        return Blocked(reason=Reason.PORT_BLOCKED, text=f"port {out.name} is in state {_state(info.state)}")
+    if source is not None and info.isolated and came.isolated:
+        return Blocked(reason=Reason.PORT_ISOLATED, text=f"ports {source.name} and {out.name} are both isolated")
+    if _filters_vlans(bridge) and info.vlans is not None:
         vid = _vlan_of(bridge, source)
         if vid is not None and all(vlan.vid != vid for vlan in info.vlans):
-            reason, text = Reason.VLAN_FILTERED, f"port {out.name} is not in VLAN {vid}"
-    if reason is None:
-        return choice
-    return Choice(text=text, port=out, entry=choice.entry, reason=reason)
+            return Blocked(reason=Reason.VLAN_FILTERED, text=f"port {out.name} is not in VLAN {vid}")
+    return None
 
 
 def _vlan_of(bridge: Link, source: Link | None) -> int | None:

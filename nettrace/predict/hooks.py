@@ -150,6 +150,8 @@ def run_hook(
         held = view.addresses.get(link.ifindex, ()) if link is not None else ()
         return next((each.address.ip for each in held if each.address.version == packet.family), None)
 
+    port = view.by_name.get(physin or physout or iif or oif or "") if family == "bridge" else None
+    bridge = view.links.get(port.master or port.ifindex) if port is not None else None
     routed = not isinstance(view.ns.routes, Missing) and not isinstance(view.ns.rules, Missing)
     addressed = not isinstance(view.ns.addresses, Missing) and not isinstance(view.ns.links, Missing)
     context = HookContext(
@@ -158,6 +160,8 @@ def run_hook(
         oif=oif,
         physin=physin,
         physout=physout,
+        bridge=bridge.name if bridge is not None else None,
+        bridge_mac=bridge.mac if bridge is not None else None,
         bridged=physin is not None and physout is not None,
         loopback=iif == "lo",
         iif_group=_group(view, iif),

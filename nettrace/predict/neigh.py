@@ -68,7 +68,7 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
             other = world.view(inode) if inode is not None else None
             far = other.links.get(device.peer_ifindex or 0) if other is not None else None
             if other is None or far is None:
-                if here.id in world.hosts and device.master is None:
+                if here.id in world.hosts and not _an_engines(world, here, device):
                     open_ended = True
                 else:
                     unread.append(inode)
@@ -82,6 +82,13 @@ def segment_of(world: World, view: View, link: Link) -> Segment:
         elif not device.loopback:
             open_ended = True
     return Segment(members=tuple(members), open_ended=open_ended, unread=tuple(unread), tunnels=tuple(tunnels))
+
+
+def _an_engines(world: World, view: View, device: Link) -> bool:
+    """Tell whether a veth is a port of an engine's bridge, so that another container is behind it."""
+    bridge = view.links.get(device.master or 0)
+    known = {network.bridge for network in world.snapshot.intent.networks if network.bridge is not None}
+    return bridge is not None and (not known or bridge.name in known)
 
 
 class Resolved(StrEnum):

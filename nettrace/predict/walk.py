@@ -8,6 +8,7 @@ br_dev_xmit (net/bridge), br_netfilter, veth_xmit and macvlan_start_xmit (driver
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 from msgspec.structs import replace
@@ -29,6 +30,7 @@ from nettrace.model.path import (
 from nettrace.model.snapshot import FdbEntry, Gap, Link, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
 from nettrace.predict import arrival, children, neigh, overlay, relay, sockets
+from nettrace.predict import asking as requests
 from nettrace.predict import bridge as bridging
 from nettrace.predict import route as routing
 from nettrace.predict.hooks import Table, run_hook
@@ -152,6 +154,8 @@ class _Walk:
         self.next_hop: IPAddress | None = None
         #: A stop that comes once the frame is out: it went to the device's own MAC.
         self.unasked: Step | None = None
+        #: The rule that gave the frame another MAC address than the one that its receiver has.
+        self.readdressed: Step | None = None
         #: Stops of a tunnel that its packets meet only beyond this host.
         self.awaits: list[Step] = []
 
@@ -546,8 +550,6 @@ class _Walk:
         told = self.heard.asked.get((view.id, out.ifindex, address))
         if told is not None and answer.how in (neigh.Resolved.NOBODY, neigh.Resolved.IGNORED):
             answer = neigh.Resolution(how=neigh.Resolved.OWNER, mac=told, entry=answer.entry)
-        if answer.owner is not None and answer.how is neigh.Resolved.OWNER and out.mac is not None:
-            self.heard.asked[answer.owner.netns, answer.owner.ifindex, asking] = out.mac
         segment = self.places.next_hop(view, out)
         if answer.how is neigh.Resolved.OWNER and answer.mac is not None:
             self.spoke.add(answer.mac)
@@ -571,7 +573,7 @@ class _Walk:
                 **facts,
             )
             return neigh.resolve(self.world, view, replace(out, noarp=False), address, asking=asking).mac
-        if answer.how is neigh.Resolved.OWNER and self._unheard(view, out, facts):
+        if self._enslaved(view, out, answer, facts) or self._unheard(view, out, answer, facts):
             return answer.mac
         if answer.how is neigh.Resolved.UNREAD:
             self._stop(Step(outcome=Outcome.UNKNOWN, text=answer.unread or "", **facts))
@@ -603,35 +605,36 @@ class _Walk:
             self._add(Step(text=f"next hop {address}{whose}", open_ended=beyond, **facts))
         return answer.mac
 
-    def _unheard(self, view: View, out: Link, facts: dict[str, Any]) -> bool:
-        """Stop where a bridge's table leads answers to who asks out of another port, so that none comes."""
-        if (
-            out.kind == "veth"
-            and (inode := view.peer(out)) is not None
-            and (other := self.world.view(inode)) is not None
-        ):
-            return self._misled(other, out, facts)
-        if out.kind != "bridge" or out.mac is None or bridging.is_local_mac(view, out, out.mac):
+    def _unheard(self, view: View, out: Link, answer: neigh.Resolution, facts: dict[str, Any]) -> bool:
+        """Stop where a bridge keeps the request for a next hop from its holder, or the answer from who asked."""
+        packet: Packet = facts["packet"]
+        address: IPAddress = facts["next_hop"]
+        if answer.owner is None or answer.how is not neigh.Resolved.OWNER:
             return False
-        entry = next(each for each in view.fdb[out.ifindex] if each.mac == out.mac)
-        port = self._name(view, entry.ifindex) or "a port"
-        text = f"answers to {out.name} ({out.mac}) go out of {port}: a forwarding entry says that it is there"
-        facts = {**facts, "device": port, "ifindex": entry.ifindex, "fdb": entry}
-        self._stop(Step(outcome=Outcome.DROP, reason=Reason.FDB_WRONG_PORT, text=text, **facts))
+        if (view.id, out.ifindex, address) in self.heard.asked:
+            return False  # it was asked by that one before, and has kept its MAC
+        asking = _asking(view, out, address, packet)
+        lost = requests.lost(
+            self.world, view, out, answer.owner, family=packet.family, address=address, asking=asking
+        )
+        if out.mac is not None and (lost is None or lost.heard):
+            self.heard.asked[answer.owner.netns, answer.owner.ifindex, asking] = out.mac
+        if lost is None:
+            return False
+        facts = {**facts, "netns": lost.netns, "segment": Segment.BRIDGE, "device": lost.link.name, "fdb": lost.fdb}
+        facts |= {"ifindex": lost.link.ifindex, "link": lost.link, "sysctl": lost.flag}
+        self._stop(Step(outcome=Outcome.DROP, reason=lost.reason, text=lost.text, **facts))
         return True
 
-    def _misled(self, view: View, asker: Link, facts: dict[str, Any]) -> bool:
-        """Stop where the bridge that an asker hangs on holds its MAC behind another port, and does not learn better."""
-        port = view.links.get(asker.peer_ifindex or 0)
-        entries = view.fdb.get(port.master, ()) if port is not None and port.master is not None else ()
-        entry = next((each for each in entries if each.mac == asker.mac and "sticky" in each.flags), None)
-        wrong = view.links.get(entry.ifindex) if entry is not None else None
-        if port is None or entry is None or wrong is None or wrong.ifindex == port.ifindex or entry.local:
+    def _enslaved(self, view: View, out: Link, answer: neigh.Resolution, facts: dict[str, Any]) -> bool:
+        """Stop where a device that asks is a bridge port: what comes in there, the answers too, is the bridge's."""
+        bridge = view.links.get(out.master or 0)
+        asks = answer.how in (neigh.Resolved.OWNER, neigh.Resolved.NOBODY, neigh.Resolved.BEYOND)
+        known = answer.how is neigh.Resolved.BEYOND and answer.mac is not None
+        if bridge is None or bridge.kind != "bridge" or not asks or known:
             return False
-        text = f"a static entry sends answers to {asker.mac} out of {wrong.name}, but it is behind {port.name}"
-        facts = {**facts, "netns": view.id, "segment": Segment.BRIDGE, "device": wrong.name}
-        facts |= {"ifindex": wrong.ifindex, "fdb": entry, "link": wrong}
-        self._stop(Step(outcome=Outcome.DROP, reason=Reason.FDB_WRONG_PORT, text=text, **facts))
+        text = f"{out.name} asks for {facts['next_hop']}, and {bridge.name}, which it is a port of, takes the answer"
+        self._stop(Step(outcome=Outcome.DROP, reason=Reason.PORT_ENSLAVED, text=text, link=out, **facts))
         return True
 
     def _open_ended(self, view: View, out: Link) -> bool:
@@ -1126,7 +1129,12 @@ class _Walk:
             # macvlan_handle_frame, ipvlan_handle_frame
             self._to_child(view, device, *child, packet, dst_mac)
             return
-        if dst_mac is not None and device.mac is not None and dst_mac != device.mac and not device.loopback:
+        if self.readdressed is not None:
+            rewrote, self.readdressed = self.readdressed, None
+            self._stop(rewrote)
+            if dst_mac == device.mac:
+                raise _End  # it is another's, whose ways do not matter here
+        elif dst_mac is not None and device.mac is not None and dst_mac != device.mac and not device.loopback:
             self._stop(
                 Step(
                     outcome=Outcome.DROP,
@@ -1157,9 +1165,10 @@ class _Walk:
         }
         if packet.src_mac is not None:
             self.spoke.add(packet.src_mac)
-        blocked = bridging.ingress(bridge, port)
+        blocked = bridging.ingress(view, bridge, port, packet.src_mac)
         if blocked is not None:
-            self._stop(Step(outcome=Outcome.DROP, reason=blocked.reason, text=blocked.text, packet=packet, **facts))
+            why = {"reason": blocked.reason, "text": blocked.text, "sysctl": blocked.flag}
+            self._stop(Step(outcome=Outcome.DROP, packet=packet, **why, **facts))
         arrived = packet
         self._need(view, "fdb", "bridge", packet)
         # Whether br_netfilter shows the frame to the IP hooks is a sysctl.
@@ -1170,6 +1179,7 @@ class _Walk:
             view, Hook.PREROUTING, packet, tracking, "bridge", family="bridge", iif=port.name, physin=port.name
         )
         packet = bridge_result.packet
+        dst_mac = self._readdress(view, bridge, port, bridge_result, dst_mac)
         if prerouted:
             # Meant for the bridge's own address, the frame is on its way up into the host's stack already.
             stage = "stack" if dst_mac is None or bridging.is_local_mac(view, bridge, dst_mac) else "bridge"
@@ -1195,13 +1205,58 @@ class _Walk:
         ):
             # Nobody answered for the next hop, so nothing is known of where the frame would go.
             self._finish(LegEnd.DROPPED)
+        taken = bridging.taken_up(view, bridge, port, target) if target is not None and not elsewhere else None
+        if taken is not None:
+            entry_at = view.links.get(taken.ifindex, bridge)
+            facts |= {"device": entry_at.name, "ifindex": entry_at.ifindex, "link": entry_at}
+            text = f"a forwarding entry says that {target} is {bridge.name}'s own, so the host takes what is for it"
+            why = {"reason": Reason.FDB_WRONG_PORT, "text": text, "fdb": taken}
+            self._stop(Step(outcome=Outcome.DROP, packet=packet, **why, **facts))
+            self._bridge_forward(view, bridge, port, packet, target, tracking=tracking)
+            return
         if not elsewhere and (target is None or bridging.is_local_mac(view, bridge, target)):
-            self._bridge_up(view, bridge, packet, tracking=tracking if prerouted else None)
+            self._bridge_up(view, bridge, packet, port=port, tracking=tracking if prerouted else None)
             return
         self._bridge_forward(view, bridge, port, packet, target, tracking=tracking)
 
-    def _bridge_up(self, view: View, bridge: Link, packet: Packet, tracking: Tracking | None = None) -> None:
-        """Pass a frame up to the bridge's own IP stack (br_pass_frame_up)."""
+    def _readdress(self, view: View, bridge: Link, port: Link, result: HookResult, dst_mac: str | None) -> str | None:
+        """Return whom a frame is for after a hook of the bridge, which may have written another MAC address into it.
+
+        Whoever gets it then drops it, unless that is the bridge itself, or somebody who forwards.
+        """
+        new = result.packet.dst_mac
+        rule = next((each.rule for each in result.trail if _REWRITES.search(each.effect)), None)
+        if rule is None or new is None or new == dst_mac:
+            return dst_mac
+        ends = [self.world.far_end(view, each) for each in view.ports.get(bridge.ifindex, ())]
+        taker = next((end for end in ends if end is not None and end[1].mac == new), None)
+        forwards = taker is not None and self._forwards(taker[0], taker[1], result.packet.family)
+        self.readdressed = None
+        if new not in (bridge.mac, port.mac) and not forwards:
+            self.readdressed = Step(
+                kind=StepKind.HOOK,
+                netns=view.id,
+                segment=Segment.BRIDGE,
+                text=f"{rule.table} {rule.chain} sends the frame to {new}: {rule.text}",
+                packet=result.packet,
+                outcome=Outcome.DROP,
+                reason=Reason.FILTERED,
+                hook=replace(result, verdict=FilterVerdict.DROP, decided_by=rule),
+                device=port.name,
+                ifindex=port.ifindex,
+            )
+        return new
+
+    def _bridge_up(
+        self,
+        view: View,
+        bridge: Link,
+        packet: Packet,
+        *,
+        port: Link | None = None,
+        tracking: Tracking | None = None,
+    ) -> None:
+        """Pass a frame up to the bridge's own IP stack (br_pass_frame_up); rules there see the port it came by."""
         point = self.places.point(view, bridge)
         facts: dict[str, Any] = {
             "kind": StepKind.RECEIVE,
@@ -1219,7 +1274,8 @@ class _Walk:
         else:
             self._add(Step(text=f"up to {bridge.name}", point=point, **facts))
             packet = self._device_hook(view, Hook.INGRESS, bridge, packet)
-        self._hook(view, Hook.INPUT, packet, self.table.begin(view, packet), "bridge", family="bridge", iif=bridge.name)
+        came = (port or bridge).name
+        self._hook(view, Hook.INPUT, packet, self.table.begin(view, packet), "bridge", family="bridge", iif=came)
         self._ip_receive(view, bridge, packet, tracked=tracking)
 
     def _bridge_forward(
@@ -1257,11 +1313,14 @@ class _Walk:
                     text=choice.text,
                     device=bridge.name,
                     ifindex=bridge.ifindex,
+                    link=bridge,
                     **facts,
                 )
             )
-            raise _End
-        if choice.reason is not None:
+            if choice.right_port is None:
+                raise _End
+            out = choice.right_port
+        elif choice.reason is not None:
             self._stop(
                 Step(
                     outcome=Outcome.DROP,
@@ -1270,6 +1329,7 @@ class _Walk:
                     device=out.name,
                     ifindex=out.ifindex,
                     link=out,
+                    sysctl=choice.flag,
                     **facts,
                 )
             )
@@ -1278,17 +1338,16 @@ class _Walk:
             self._add(Step(text=choice.text, device=out.name, ifindex=out.ifindex, link=out, **facts))
         if port is not None:
             packet = self._bridge_hooks(view, bridge, port, out, packet, tracking or self.table.begin(view, packet))
+            dst_mac = packet.dst_mac if self.readdressed is not None else dst_mac
         else:
-            self._hook(
-                view,
-                Hook.OUTPUT,
-                packet,
-                self.table.begin(view, packet),
-                "bridge",
-                family="bridge",
-                oif=out.name,
-                physout=out.name,
-            )
+            for hook in (Hook.OUTPUT, Hook.POSTROUTING):
+                tracked = self.table.begin(view, packet)
+                result = self._hook(
+                    view, hook, packet, tracked, "bridge", family="bridge", oif=out.name, physout=out.name
+                )
+                # The port was chosen before (br_dev_xmit): what is written now is for who is behind it.
+                dst_mac = self._readdress(view, bridge, out, result, dst_mac)
+                packet = result.packet
         if packet.length > out.mtu + 4:  # is_skb_forwardable: link header and one VLAN tag come on top
             self._stop(
                 Step(
@@ -1321,6 +1380,7 @@ class _Walk:
                 physin=port.name,
                 physout=out.name,
             )
+            self._readdress(view, bridge, out, result, packet.dst_mac)
             packet = result.packet
             if ip_too:
                 result = self._hook(
@@ -1734,6 +1794,10 @@ class _Walk:
     @staticmethod
     def _name(view: View, ifindex: int | None) -> str | None:
         return view.links[ifindex].name if ifindex is not None and ifindex in view.links else None
+
+
+#: What a rule of a bridge's hook did that changes whom the frame is for.
+_REWRITES = re.compile(r"set ether daddr")
 
 
 def _home(leg: Leg, flow: Flow) -> Leg:

@@ -13,6 +13,8 @@ from nettrace.model.intent import Container
 from nettrace.model.netfilter import RuleRef
 from nettrace.model.snapshot import (
     Address,
+    BridgeInfo,
+    BridgePort,
     DumpFormat,
     FdbEntry,
     Link,
@@ -85,6 +87,26 @@ def set_link(netns: int, ifindex: int, **facts: Any) -> Change:
         return (replace(link, **facts) if link.ifindex == ifindex else link for link in links)
 
     return _section("links", netns, edit)
+
+
+def add_bridge(netns: int, name: str, ports: Iterable[int]) -> Change:
+    """Add a bridge that is up, and make links its ports; its ifindex is the next one that is free."""
+
+    def edit(links: tuple[Link, ...]) -> Iterable[Link]:
+        index = next_ifindex(links)
+        members = [link for link in links if link.ifindex in set(ports)]
+        mac = min((link.mac for link in members if link.mac is not None), default=None)
+        for link in links:
+            forwards = 3 if link.up and link.lower_up else 0
+            yield replace(link, master=index, port=BridgePort(state=forwards)) if link in members else link
+        yield Link(ifindex=index, name=name, kind="bridge", mac=mac, lower_up=bool(members), bridge=BridgeInfo())
+
+    return _section("links", netns, edit)
+
+
+def next_ifindex(links: Iterable[Link]) -> int:
+    """Return the index that the next link gets (dev_new_index)."""
+    return max((link.ifindex for link in links), default=0) + 1
 
 
 def set_port(netns: int, ifindex: int, **facts: Any) -> Change:

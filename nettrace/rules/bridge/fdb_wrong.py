@@ -1,22 +1,28 @@
-"""A static forwarding entry sends the frame out of the wrong port.
+"""A forwarding entry sends the frame out of the wrong port, or up into the host.
 
-What it reports: the bridge's forwarding table holds a permanent entry for the MAC on another port than its owner's.
-Why traffic stops: static entries beat what the bridge would learn.
+What it reports: the bridge's forwarding table holds an entry for the MAC on another port than its owner's, or one that
+    calls it the bridge's own (local, which is what `bridge fdb add` makes unless told otherwise).
+Why traffic stops: such entries beat what the bridge would learn; the host, which takes frames for its own addresses,
+    discards those for another's.
 Proof: the entry against the port that the MAC's owner is behind.
 Remedy: delete the entry.
-Known limits: none.
+Known limits: an entry that was learnt moves with the next frame that its owner sends.
 Seen in the field: a MAC address stays on a port other than its veth, and the container is unreachable until it sends
     (moby#35922, k3s#1719).
 """
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason
+from nettrace.model.path import Reason, Step
+from nettrace.model.snapshot import FdbEntry, Link
+from nettrace.model.text import fdb_text
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_fdb
 from nettrace.rules.faults import blockers, view_of
-from nettrace.rules.wording import link_evidence, wire_evidence
+from nettrace.rules.wording import enter, link_evidence, names, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -27,13 +33,13 @@ def check(case: Case) -> Result:
         port = view.links[step.ifindex or 0]
         hits.append(
             Hit(
-                title="a static forwarding entry points at the wrong port",
-                explanation=f"{step.text}.",
+                title=_title(view, step),
+                explanation=f"{step.text[:1].upper()}{step.text[1:]}.",
                 at=f"{view.name}/{port.name}",
-                evidence=(link_evidence(view, port), *wire_evidence(case, blocker)),
+                evidence=(*_entry(view, step.fdb), link_evidence(view, port), *wire_evidence(case, blocker)),
                 mend=Mend(
                     summary="Delete the entry.",
-                    commands=(f"bridge fdb del {step.fdb.mac if step.fdb else '<mac>'} dev {port.name} master",),
+                    commands=(f"{enter(case, view.id)}{_delete(view, port, step.fdb)}",),
                     change=delete_fdb(view.id, step.fdb.mac, port.ifindex) if step.fdb else None,
                 ),
                 basis=blocker.basis,
@@ -43,6 +49,26 @@ def check(case: Case) -> Result:
             )
         )
     return fired(*hits)
+
+
+def _title(view: View, step: Step) -> str:
+    if step.fdb is None or not step.fdb.local:
+        return "a static forwarding entry points at the wrong port"
+    at = view.links.get(step.fdb.ifindex)
+    return f"a forwarding entry at {at.name if at is not None else 'the bridge'} calls {step.fdb.mac} the host's own"
+
+
+def _entry(view: View, entry: FdbEntry | None) -> tuple[Evidence, ...]:
+    if entry is None:
+        return ()
+    return (Evidence(kind=EvidenceKind.FDB, ref=view.name, text=fdb_text(entry, names(view))),)
+
+
+def _delete(view: View, port: Link, entry: FdbEntry | None) -> str:
+    mac = entry.mac if entry is not None else "<mac>"
+    vlan = f" vlan {entry.vlan}" if entry is not None and entry.vlan is not None else ""
+    # The bridge's own entries are kept by its device, those of ports by their master.
+    return f"bridge fdb del {mac} dev {port.name} {'self' if port.kind == 'bridge' else 'master'}{vlan}"
 
 
 RULE = rule("bridge.fdb-wrong", check, rank=26, needs=("links",))

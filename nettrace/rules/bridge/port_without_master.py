@@ -1,24 +1,37 @@
-"""A host veth that should be a bridge port has no master, or the wrong one.
+"""A host veth that should be a bridge port has no master, or the wrong one; or an interface in use was made a port.
 
-What it reports: the engine attached the container to a bridge, but its host veth is a port of none, or of another.
+What it reports: the engine attached the container to a bridge, but its host veth is a port of none, or of another, or
+    that bridge is gone. The other way round, an interface with addresses of its own is a port of some bridge.
 Why traffic stops: frames reach the host's stack on the veth itself; the bridge never sees them, and answers for the
-    container go to the bridge.
-Proof: the engine's attachment; the veth's link row; frames seen at the veth and not at the bridge.
-Remedy: make it a port again, then find what detached it.
-Known limits: without an engine there is no intent to compare with.
+    container go to the bridge. What comes in by a port is the bridge's: answers to requests that the interface itself
+    sent are not heard any more, and the packets seem to come by another interface.
+Proof: the engine's attachment; the veth's link row; frames seen at the veth and not at the bridge. The port's own
+    addresses.
+Remedy: make it a port again, then find what detached it; take an interface out that should be none.
+Known limits: without an engine there is no intent to compare the first with.
 Seen in the field: containers cannot reach their gateway until they are restarted; networkd or another manager had
     taken the veth out of the bridge (coreos/bugs#1785, coreos/bugs#1554, coreos/bugs#1638, moby#26492). Common.
 """
 
 from __future__ import annotations
 
-from nettrace.model.path import Segment
-from nettrace.model.snapshot import BridgePort, Link
+from ipaddress import ip_interface
+
+from nettrace.model.path import Reason, Segment
+from nettrace.model.snapshot import Address, BridgePort, Link
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import forget_neighbours, set_link, set_port, together
-from nettrace.rules.faults import attachment, intent_evidence
+from nettrace.rules.change import (
+    add_address,
+    add_bridge,
+    forget_neighbours,
+    next_ifindex,
+    set_link,
+    set_port,
+    together,
+)
+from nettrace.rules.faults import attachment, blockers, intent_evidence, view_of
 from nettrace.rules.wording import enter, link_evidence, wire_evidence
 
 
@@ -64,7 +77,112 @@ def check(case: Case) -> Result:
                 netns=host.id,
             )
         )
-    return fired(*hits, *_in_an_overlay(case))
+    return fired(*hits, *_gone(case), *_in_use(case), *_in_an_overlay(case))
+
+
+def _gone(case: Case) -> list[Hit]:
+    """Return the finding of an engine's bridge that is not there any more: its ports are ports of none."""
+    host = case.host
+    if host is None or not case.blockers:
+        return []
+    for end in (case.flow.src, case.flow.dst):
+        own = attachment(case, end)
+        if own is None or own[2] is not host or own[3] is None or own[5].bridge in host.by_name:
+            continue
+        veth, network = own[3], own[5]
+        name = network.bridge or ""
+        pools = [pool for pool in network.subnets if pool.gateway is not None]
+        held = [ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}") for pool in pools]
+        others = [each for each in (attachment(case, other) for other in (case.flow.src, case.flow.dst)) if each]
+        ports = [(each[0], each[1], each[3]) for each in others if each[5] is network and each[3] is not None]
+        index = next_ifindex(host.links.values())
+        commands = [
+            f"ip link add {name} type bridge",
+            *(f"ip addr add {each} {'broadcast + ' if each.version == 4 else ''}dev {name}" for each in held),
+            f"ip link set {name} up",
+            *(f"ip link set {port.name} master {name}" for _view, _link, port in ports),
+            *(f"{enter(case, view.id)}ip neigh flush dev {link.name}" for view, link, _port in ports),
+        ]
+        return [
+            Hit(
+                title=f"{name}, the bridge of network {network.name}, is gone",
+                explanation=f"The engine put {end.name} on {name}, but {host.name} has no such bridge, so {veth.name} "
+                "is a port of none and nobody holds the gateway's address.",
+                at=f"{host.name}/{veth.name}",
+                evidence=(
+                    intent_evidence(f"{end.name} is in network {network.name}, bridge {name}", network.engine),
+                    link_evidence(host, veth),
+                    *wire_evidence(case, case.blockers[0]),
+                ),
+                mend=Mend(
+                    summary="Make the bridge again, with its addresses and ports (restarting the engine and then every "
+                    "container of the network does so too).",
+                    commands=tuple(commands),
+                    change=together(
+                        add_bridge(host.id, name, [port.ifindex for _view, _link, port in ports]),
+                        *(add_address(host.id, Address(ifindex=index, address=each)) for each in held),
+                        *(forget_neighbours(view.id) for view, _link, _port in ports),
+                    ),
+                ),
+                basis=case.blockers[0].basis,
+                blocker=case.blockers[0],
+                segment=Segment.BRIDGE,
+                device=veth.name,
+                netns=host.id,
+            )
+        ]
+    return []
+
+
+#: What becomes of packets whose interface was made a port of a bridge: answers unheard, or in by the bridge instead.
+_OF_A_PORT = (
+    Reason.PORT_ENSLAVED,
+    Reason.RP_FILTER,
+    Reason.NEIGHBOUR_FAILED,
+    Reason.LINK_DOWN,
+    Reason.PORT_BLOCKED,
+    Reason.OTHERHOST,
+)
+
+
+def _in_use(case: Case) -> list[Hit]:
+    """Return the findings of interfaces on the way that have addresses of their own, and are ports of a bridge."""
+    hits = []
+    for blocker, step in blockers(case, *_OF_A_PORT):
+        view = view_of(case, step)
+        link = view.links.get(step.ifindex or 0)
+        ports = view.ports.get(link.ifindex, ()) if link is not None and link.kind == "bridge" else (link,)
+        port = next((each for each in ports if each is not None and _held(view, each, case.flow.family)), None)
+        bridge = view.links.get(port.master or 0) if port is not None else None
+        if port is None or bridge is None or bridge.kind != "bridge":
+            continue
+        hits.append(
+            Hit(
+                title=f"{port.name} in {view.name} is a port of the bridge {bridge.name}, though it is in use itself",
+                explanation=f"{port.name} holds {_held(view, port, case.flow.family)[0]}, and routes lead out by it, but "
+                f"what comes in there goes to {bridge.name}. So {port.name} hears no answers.",
+                at=f"{view.name}/{port.name}",
+                evidence=(link_evidence(view, port), *wire_evidence(case, blocker)),
+                mend=Mend(
+                    summary=f"Take {port.name} out of the bridge (or else give {bridge.name} its addresses and routes).",
+                    commands=(f"{enter(case, view.id)}ip link set {port.name} nomaster",),
+                    change=together(
+                        set_link(view.id, port.ifindex, master=None, port=None), forget_neighbours(view.id)
+                    ),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+                device=port.name,
+                netns=view.id,
+            )
+        )
+    return hits
+
+
+def _held(view: View, port: Link, family: int) -> list[str]:
+    """Return the addresses that packets to and from elsewhere could bear."""
+    held = view.addresses.get(port.ifindex, ())
+    return [str(each.address.ip) for each in held if each.address.version == family and each.scope == "global"]
 
 
 def _in_an_overlay(case: Case) -> list[Hit]:
