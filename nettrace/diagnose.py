@@ -6,8 +6,6 @@ the source; silence counts only where a capture was proven open; what could not 
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import msgspec
 
 from nettrace.correlate import Blocker, Passage, correlate
@@ -121,12 +119,15 @@ def _without_consequences(case: Case, ranked: list[_Ranked]) -> list[_Ranked]:
     """Leave out the causes whose stop is gone once those before are mended: they were effects of the same fault."""
     causes = [each for each in ranked if each.hit.blocker is not None and _ORDER[each.severity] <= 1]
     snapshot, gone = case.before, []
-    for each, following in pairwise(causes):
+    before: _Ranked | None = None
+    for each in causes:
+        later = before is not None and each.position > before.position
+        if later and not _stops_still(each, predict(snapshot, case.flow)):
+            gone.append(each)
+            continue
         if each.hit.mend.change is None:
             break
-        snapshot = each.hit.mend.change(snapshot)
-        if following.position > each.position and not _stops_still(following, predict(snapshot, case.flow)):
-            gone.append(following)
+        snapshot, before = each.hit.mend.change(snapshot), each
     return [each for each in ranked if each not in gone]
 
 

@@ -51,8 +51,9 @@ class HookContext:
 
     `family` chooses the tables: ip, ip6, bridge, arp or netdev. `iif` and `oif` are the devices the hook sees (for a
     bridged frame in an IP hook: the bridge), `physin` and `physout` the bridge ports; None where there is none.
-    `bridge` is the name of the bridge for hooks of family bridge, `bridge_mac` its address. `bridged` tells that the frame is forwarded by a
-    bridge, not routed. `loopback` tells that the packet has come back through `lo`, so conntrack has seen it before.
+    `bridge` is the name of the bridge for hooks of family bridge, `bridge_mac` its address.
+    `bridged` tells that the frame is forwarded by a bridge, not routed.
+    `loopback` tells that the packet has come back through `lo`, so conntrack has seen it before.
 
     Callables, each optional: `address_type(address, dev)`, `is_local(address, dev)`, `fib(query)`, `socket(packet)`;
     `source_for(oif, dst)` the address that MASQUERADE gives (inet_select_addr towards the next hop of `dst`), and

@@ -61,10 +61,8 @@ def lost(
             return None
         blocked = bridging.floods(bridge, target, family) if source is not None else None
         if blocked is not None:
-            text = f"{asker.name} asks for {address}, but {blocked.text}"
-            return Lost(
-                netns=where.id, link=target, reason=blocked.reason, text=text, heard=False, flag=blocked.flag
-            )
+            text = f"the request of {asker.name} for {address} is lost: {blocked.text}"
+            return Lost(netns=where.id, link=target, reason=blocked.reason, text=text, heard=False, flag=blocked.flag)
         answering = world.far_end(where, target)
         blocked = bridging.ingress(where, bridge, target, answering[1].mac if answering is not None else None)
         if blocked is not None:

@@ -614,9 +614,7 @@ class _Walk:
         if (view.id, out.ifindex, address) in self.heard.asked:
             return False  # it was asked by that one before, and has kept its MAC
         asking = _asking(view, out, address, packet)
-        lost = requests.lost(
-            self.world, view, out, answer.owner, family=packet.family, address=address, asking=asking
-        )
+        lost = requests.lost(self.world, view, out, answer.owner, family=packet.family, address=address, asking=asking)
         if out.mac is not None and (lost is None or lost.heard):
             self.heard.asked[answer.owner.netns, answer.owner.ifindex, asking] = out.mac
         if lost is None:
@@ -1167,7 +1165,7 @@ class _Walk:
             self.spoke.add(packet.src_mac)
         blocked = bridging.ingress(view, bridge, port, packet.src_mac)
         if blocked is not None:
-            why = {"reason": blocked.reason, "text": blocked.text, "sysctl": blocked.flag}
+            why: dict[str, Any] = {"reason": blocked.reason, "text": blocked.text, "sysctl": blocked.flag}
             self._stop(Step(outcome=Outcome.DROP, packet=packet, **why, **facts))
         arrived = packet
         self._need(view, "fdb", "bridge", packet)
@@ -1185,7 +1183,7 @@ class _Walk:
             stage = "stack" if dst_mac is None or bridging.is_local_mac(view, bridge, dst_mac) else "bridge"
             result = self._hook(view, Hook.PREROUTING, packet, tracking, stage, iif=bridge.name, physin=port.name)
             packet, tracking = result.packet, result.tracking
-        target = dst_mac
+        target, sourced = dst_mac, False
         if packet.dst != arrived.dst:
             # br_nf_pre_routing_finish: after DNAT the frame goes to the bridge's own stack, unless the new
             # destination is on this very bridge.
@@ -1194,6 +1192,10 @@ class _Walk:
             # Without forwarding the route is an error, and the frame goes up to meet it (ip_route_input_slow).
             onlink = onlink and bool(self._forwards(view, bridge, packet.family))
             target = self._resolve(view, bridge, packet.dst, packet) if onlink else bridge.mac
+            if found.route is not None and found.route.kind in ("unicast", "local"):
+                # That lookup looks at the source too, and what it refuses is gone before the bridge has it.
+                self._check_source(view, bridge, packet, towards=self._name(view, found.ifindex))
+                sourced = True
         # Without a MAC the holder is somewhere on the link: here, if the next hop is an address of this namespace, or
         # should be one (beyond a stop).
         told = self.end is None and self.next_hop is not None and not isinstance(view.ns.addresses, Missing)
@@ -1215,7 +1217,8 @@ class _Walk:
             self._bridge_forward(view, bridge, port, packet, target, tracking=tracking)
             return
         if not elsewhere and (target is None or bridging.is_local_mac(view, bridge, target)):
-            self._bridge_up(view, bridge, packet, port=port, tracking=tracking if prerouted else None)
+            kept = tracking if prerouted else None
+            self._bridge_up(view, bridge, packet, port=port, tracking=kept, sourced=sourced)
             return
         self._bridge_forward(view, bridge, port, packet, target, tracking=tracking)
 
@@ -1255,8 +1258,12 @@ class _Walk:
         *,
         port: Link | None = None,
         tracking: Tracking | None = None,
+        sourced: bool = False,
     ) -> None:
-        """Pass a frame up to the bridge's own IP stack (br_pass_frame_up); rules there see the port it came by."""
+        """Pass a frame up to the bridge's own IP stack (br_pass_frame_up); rules there see the port it came by.
+
+        `sourced`: its way back was looked at already.
+        """
         point = self.places.point(view, bridge)
         facts: dict[str, Any] = {
             "kind": StepKind.RECEIVE,
@@ -1267,6 +1274,9 @@ class _Walk:
             "ifindex": bridge.ifindex,
             "link": bridge,
         }
+        # The hook comes before the device's own taps (br_netif_receive_skb).
+        came = (port or bridge).name
+        self._hook(view, Hook.INPUT, packet, self.table.begin(view, packet), "bridge", family="bridge", iif=came)
         if not bridge.up:
             self._stop(
                 Step(outcome=Outcome.DROP, reason=Reason.LINK_DOWN, text=f"{link_text(bridge)} is down", **facts)
@@ -1274,9 +1284,7 @@ class _Walk:
         else:
             self._add(Step(text=f"up to {bridge.name}", point=point, **facts))
             packet = self._device_hook(view, Hook.INGRESS, bridge, packet)
-        came = (port or bridge).name
-        self._hook(view, Hook.INPUT, packet, self.table.begin(view, packet), "bridge", family="bridge", iif=came)
-        self._ip_receive(view, bridge, packet, tracked=tracking)
+        self._ip_receive(view, bridge, packet, tracked=tracking, sourced=sourced)
 
     def _bridge_forward(
         self,
@@ -1305,6 +1313,9 @@ class _Walk:
             self.needs = (choice.needs,)
             self._finish(LegEnd.NEEDS)
         out = choice.port
+        if out is None and self.readdressed is not None and not choice.open_ended:
+            self._stop(self.readdressed)
+            raise _End
         if out is None:
             self._stop(
                 Step(
@@ -1399,7 +1410,9 @@ class _Walk:
             self.table.keep(view, tracking)
         return packet
 
-    def _ip_receive(self, view: View, device: Link, packet: Packet, tracked: Tracking | None = None) -> None:
+    def _ip_receive(
+        self, view: View, device: Link, packet: Packet, *, tracked: Tracking | None = None, sourced: bool = False
+    ) -> None:
         """Run PREROUTING, route the packet, and deliver or forward it (ip_rcv, ip_route_input_slow)."""
         if packet.family == 6 and view.conf(6, device.name, "disable_ipv6", 0):
             self._stop(
@@ -1430,7 +1443,8 @@ class _Walk:
         # only addresses that no wire may carry are refused before.
         self._check_martian(view, device, packet)
         if local:
-            self._check_source(view, device, packet)
+            if not sourced:
+                self._check_source(view, device, packet)
             self._route(view, packet, "stack", src=packet.src, iif=device)
             self._deliver(view, device, packet, tracking)
             return
@@ -1440,7 +1454,8 @@ class _Walk:
             self._check_source(view, device, packet)
             self._deliver(view, device, packet, tracking)
             return
-        self._check_source(view, device, packet, towards=self._name(view, found.ifindex))
+        if not sourced:
+            self._check_source(view, device, packet, towards=self._name(view, found.ifindex))
         self._forward(view, device, packet, tracking, found)
 
     def _check_martian(self, view: View, device: Link, packet: Packet) -> None:

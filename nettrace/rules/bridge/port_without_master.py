@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from ipaddress import ip_interface
 
-from nettrace.model.path import Reason, Segment
+from nettrace.correlate import Blocker
+from nettrace.model.intent import Network
+from nettrace.model.path import Direction, Reason, Segment
 from nettrace.model.snapshot import Address, BridgePort, Link
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
@@ -83,55 +85,78 @@ def check(case: Case) -> Result:
 def _gone(case: Case) -> list[Hit]:
     """Return the finding of an engine's bridge that is not there any more: its ports are ports of none."""
     host = case.host
+    lost = [net for net in case.before.intent.networks if net.bridge and host and net.bridge not in host.by_name]
     if host is None or not case.blockers:
         return []
-    for end in (case.flow.src, case.flow.dst):
-        own = attachment(case, end)
-        if own is None or own[2] is not host or own[3] is None or own[5].bridge in host.by_name:
+    for network in lost:
+        members = [
+            each
+            for each in case.before.intent.containers
+            if each.status == "running" and any(end.network_id == network.id for end in each.endpoints)
+        ]
+        inside = {each.netns for each in members if each.netns is not None}
+        ports = [
+            link
+            for link in host.links.values()
+            if link.kind == "veth" and link.master is None and host.peer(link) in inside
+        ]
+        if not ports or not _crosses(case, network):
             continue
-        veth, network = own[3], own[5]
-        name = network.bridge or ""
-        pools = [pool for pool in network.subnets if pool.gateway is not None]
-        held = [ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}") for pool in pools]
-        others = [each for each in (attachment(case, other) for other in (case.flow.src, case.flow.dst)) if each]
-        ports = [(each[0], each[1], each[3]) for each in others if each[5] is network and each[3] is not None]
-        index = next_ifindex(host.links.values())
-        commands = [
-            f"ip link add {name} type bridge",
-            *(f"ip addr add {each} {'broadcast + ' if each.version == 4 else ''}dev {name}" for each in held),
-            f"ip link set {name} up",
-            *(f"ip link set {port.name} master {name}" for _view, _link, port in ports),
-            *(f"{enter(case, view.id)}ip neigh flush dev {link.name}" for view, link, _port in ports),
-        ]
-        return [
-            Hit(
-                title=f"{name}, the bridge of network {network.name}, is gone",
-                explanation=f"The engine put {end.name} on {name}, but {host.name} has no such bridge, so {veth.name} "
-                "is a port of none and nobody holds the gateway's address.",
-                at=f"{host.name}/{veth.name}",
-                evidence=(
-                    intent_evidence(f"{end.name} is in network {network.name}, bridge {name}", network.engine),
-                    link_evidence(host, veth),
-                    *wire_evidence(case, case.blockers[0]),
-                ),
-                mend=Mend(
-                    summary="Make the bridge again, with its addresses and ports (restarting the engine and then every "
-                    "container of the network does so too).",
-                    commands=tuple(commands),
-                    change=together(
-                        add_bridge(host.id, name, [port.ifindex for _view, _link, port in ports]),
-                        *(add_address(host.id, Address(ifindex=index, address=each)) for each in held),
-                        *(forget_neighbours(view.id) for view, _link, _port in ports),
-                    ),
-                ),
-                basis=case.blockers[0].basis,
-                blocker=case.blockers[0],
-                segment=Segment.BRIDGE,
-                device=veth.name,
-                netns=host.id,
-            )
-        ]
+        return [_made_again(case, host, network, ports, case.blockers[0])]
     return []
+
+
+def _crosses(case: Case, network: Network) -> bool:
+    """Tell whether the flow is for an address of a network, or comes from one."""
+    ends = {case.flow.src.address, case.flow.dst.address}
+    ends |= {
+        address
+        for direction in Direction
+        for step in case.steps(direction)
+        for address in (step.packet.src, step.packet.dst)
+    }
+    return any(end is not None and end in pool.subnet for end in ends for pool in network.subnets)
+
+
+def _made_again(case: Case, host: View, network: Network, ports: list[Link], blocker: Blocker) -> Hit:
+    name = network.bridge or ""
+    pools = [pool for pool in network.subnets if pool.gateway is not None]
+    held = [ip_interface(f"{pool.gateway}/{pool.subnet.prefixlen}") for pool in pools]
+    ends = [end for port in ports if (end := case.peer_of(host, port)) is not None]
+    index = next_ifindex(host.links.values())
+    commands = [
+        f"ip link add {name} type bridge",
+        *(f"ip addr add {each} {'broadcast + ' if each.version == 4 else ''}dev {name}" for each in held),
+        f"ip link set {name} up",
+        *(f"ip link set {port.name} master {name}" for port in ports),
+        *(f"{enter(case, view.id)}ip neigh flush dev {link.name}" for view, link in ends),
+    ]
+    return Hit(
+        title=f"{name}, the bridge of the network {network.name}, is gone",
+        explanation=f"The engine joins the containers of {network.name} by {name}, but {host.name} has no such bridge. "
+        "Their interfaces lead nowhere, and nobody is their gateway.",
+        at=host.name,
+        evidence=(
+            intent_evidence(f"network {network.name}: bridge {name}", network.engine),
+            *(link_evidence(host, port) for port in ports[:3]),
+            *wire_evidence(case, blocker),
+        ),
+        mend=Mend(
+            summary="Make the bridge again, with its addresses and ports (restarting the engine and then the "
+            "containers of the network does so too).",
+            commands=tuple(commands),
+            change=together(
+                add_bridge(host.id, name, [port.ifindex for port in ports]),
+                *(add_address(host.id, Address(ifindex=index, address=each)) for each in held),
+                *(forget_neighbours(view.id) for view, _link in ends),
+            ),
+        ),
+        basis=blocker.basis,
+        blocker=blocker,
+        segment=Segment.BRIDGE,
+        device=ports[0].name,
+        netns=host.id,
+    )
 
 
 #: What becomes of packets whose interface was made a port of a bridge: answers unheard, or in by the bridge instead.
@@ -159,12 +184,12 @@ def _in_use(case: Case) -> list[Hit]:
         hits.append(
             Hit(
                 title=f"{port.name} in {view.name} is a port of the bridge {bridge.name}, though it is in use itself",
-                explanation=f"{port.name} holds {_held(view, port, case.flow.family)[0]}, and routes lead out by it, but "
-                f"what comes in there goes to {bridge.name}. So {port.name} hears no answers.",
+                explanation=f"{port.name} holds {_held(view, port, case.flow.family)[0]}, and routes lead out by it, "
+                f"but what comes in there goes to {bridge.name}. So {port.name} hears no answers.",
                 at=f"{view.name}/{port.name}",
                 evidence=(link_evidence(view, port), *wire_evidence(case, blocker)),
                 mend=Mend(
-                    summary=f"Take {port.name} out of the bridge (or else give {bridge.name} its addresses and routes).",
+                    summary=f"Take {port.name} out of the bridge, or else give {bridge.name} its addresses.",
                     commands=(f"{enter(case, view.id)}ip link set {port.name} nomaster",),
                     change=together(
                         set_link(view.id, port.ifindex, master=None, port=None), forget_neighbours(view.id)

@@ -11,7 +11,7 @@ Seen in the field: intermittent loss between containers that carry one MAC addre
 
 from __future__ import annotations
 
-from nettrace.model.path import Segment
+from nettrace.model.path import Direction, Reason, Segment
 from nettrace.model.snapshot import Link
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
@@ -21,16 +21,20 @@ from nettrace.rules.wording import enter, link_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
-    """Fire when the flow is stopped and two ends behind one bridge share a MAC that the flow uses."""
-    if not case.blockers:
+    """Fire when the flow is stopped and two ends behind one bridge on its way share a MAC that the flow uses."""
+    blocker = next((each for each in case.blockers if each.step is None or each.step.reason not in _OF_THEIR_OWN), None)
+    if blocker is None:
         return fired()
-    seen: dict[tuple[int | None, str], tuple[View, Link]] = {}
+    bridges, macs = _on_the_way(case)
+    seen: dict[tuple[int, int | None, str], tuple[View, Link]] = {}
     for view in case.world.views.values():
         for link in view.links.values():
             peer = case.peer_of(view, link)
-            if link.kind != "veth" or link.mac is None or peer is None or peer[1].master is None:
+            if link.kind != "veth" or link.mac not in macs or peer is None:
                 continue
-            key = (peer[1].master, link.mac)
+            if (peer[0].id, peer[1].master) not in bridges:
+                continue
+            key = (peer[0].id, peer[1].master, link.mac or "")
             other = seen.setdefault(key, (view, link))
             if other[0].id == view.id and other[1].ifindex == link.ifindex:
                 continue
@@ -45,7 +49,7 @@ def check(case: Case) -> Result:
                     evidence=(
                         link_evidence(*other),
                         link_evidence(view, link),
-                        *wire_evidence(case, case.blockers[0]),
+                        *wire_evidence(case, blocker),
                     ),
                     mend=Mend(
                         summary=f"Give {wrong[0].name} the MAC address that the engine chose for it."
@@ -60,12 +64,50 @@ def check(case: Case) -> Result:
                             *(forget_neighbours(each.id) for each, _held in ends),
                         ),
                     ),
-                    basis=case.blockers[0].basis,
-                    blocker=case.blockers[0],
+                    basis=blocker.basis,
+                    blocker=blocker,
                     segment=Segment.BRIDGE,
                 )
             )
     return fired()
+
+
+#: Stops at an object of their own, which a MAC address that stands twice does not make.
+_OF_THEIR_OWN = (
+    Reason.NOT_RUNNING,
+    Reason.NO_NETWORK,
+    Reason.LINK_DOWN,
+    Reason.NO_CARRIER,
+    Reason.NO_ROUTE,
+    Reason.NO_SOURCE_ADDRESS,
+    Reason.ROUTE_BLACKHOLE,
+    Reason.ROUTE_UNREACHABLE,
+    Reason.ROUTE_PROHIBIT,
+    Reason.FILTERED,
+    Reason.PORT_BLOCKED,
+    Reason.PORT_LOCKED,
+    Reason.PORT_ENSLAVED,
+    Reason.NOT_LISTENING,
+)
+
+
+def _on_the_way(case: Case) -> tuple[set[tuple[int, int | None]], set[str | None]]:
+    """Return the bridges that the flow's frames meet (namespace and ifindex), and the MAC addresses that they bear."""
+    bridges: set[tuple[int, int | None]] = set()
+    macs: set[str | None] = set()
+    for direction in Direction:
+        for step in case.steps(direction):
+            view = case.world.views.get(step.netns)
+            link = view.links.get(step.ifindex or 0) if view is not None else None
+            macs |= {step.packet.src_mac, step.packet.dst_mac}
+            if view is None or link is None:
+                continue
+            macs.add(link.mac)
+            bridges |= {(view.id, link.ifindex), (view.id, link.master)}
+            far = case.peer_of(view, link)
+            if far is not None:
+                bridges.add((far[0].id, far[1].master))
+    return {each for each in bridges if each[1] is not None}, macs - {None}
 
 
 #: Locally administered, and outside of what Docker derives from addresses of its usual pools.
