@@ -1966,6 +1966,138 @@ def _crafted_links() -> Iterable[Fault]:
     )
 
 
+def _crafted_bridges() -> Iterable[Fault]:
+    both = ("docker", "none")
+    forget = inside("app", "ip neigh flush dev eth0") + inside("web", "ip neigh flush dev eth0")
+    yield _made(
+        "fdb-local-source",
+        "bridge.fdb-wrong",
+        "a forwarding entry calls the source's MAC the bridge's own, so that the host keeps what is for it",
+        host("bridge fdb replace {app.mac} dev {app.bridge} self permanent") + forget,
+        host("bridge fdb del {app.mac} dev {app.bridge} self") + forget,
+        Segment.BRIDGE,
+        kinds=both,
+    )
+    yield _made(
+        "fdb-local-destination",
+        "bridge.fdb-wrong",
+        "a local forwarding entry at the destination's own port calls its MAC the host's",
+        host("bridge fdb replace {web.mac} dev {web.veth} master permanent"),
+        host("bridge fdb del {web.mac} dev {web.veth} master") + forget,
+        Segment.BRIDGE,
+        flow=PEER,
+        kinds=both,
+    )
+    unlearnt = "bridge fdb del {web.mac} dev {web.veth} master 2>/dev/null || true"
+    for name, summary, broken, mended, flow in (
+        (
+            "port-flood-off",
+            "the destination's bridge port neither learns nor gets what is flooded",
+            host("bridge link set dev {web.veth} learning off flood off", unlearnt),
+            host("bridge link set dev {web.veth} learning on flood on"),
+            PEER,
+        ),
+        (
+            "port-broadcast-off",
+            "ARP requests of other ports are not flooded to the destination's bridge port",
+            host("bridge link set dev {web.veth} bcast_flood off"),
+            host("bridge link set dev {web.veth} bcast_flood on"),
+            PEER,
+        ),
+        (
+            "port-locked",
+            "the source's bridge port is locked, and has no forwarding entry for it",
+            host("bridge link set dev {app.veth} learning off locked on", unlearnt.replace("web", "app")),
+            host("bridge link set dev {app.veth} locked off learning on"),
+            OUT,
+        ),
+        (
+            "port-listening",
+            "the spanning tree protocol has not let the source's bridge port forward yet",
+            host(
+                "ip link set {app.bridge} type bridge stp_state 1 forward_delay 3000",
+                "b={app.bridge}; ip link set {app.veth} nomaster && ip link set {app.veth} master $b",
+            ),
+            host(
+                "ip link set {app.bridge} type bridge stp_state 0 forward_delay 1500",
+                "bridge link set dev {app.veth} state 3",
+            ),
+            OUT,
+        ),
+    ):
+        yield _made(
+            name,
+            "bridge.port-blocked",
+            summary,
+            broken + forget,
+            mended + forget,
+            Segment.BRIDGE,
+            flow=flow,
+            kinds=both,
+        )
+    yield _made(
+        "mac-rewritten",
+        "bridge.filter-drop",
+        "ebtables gives the destination's frames another MAC address",
+        host(f"ebtables -t nat -A PREROUTING -p IPv4 -d {{web.mac}} -j dnat --to-destination {NOBODY}"),
+        host("ebtables -t nat -F PREROUTING"),
+        Segment.BRIDGE,
+        flow=PEER,
+        kinds=both,
+    )
+    yield _made(
+        "mac-rewritten-reply",
+        "bridge.filter-drop",
+        "an nft rule gives the answers to the source another MAC address",
+        host(
+            "nft 'add table bridge guard; add chain bridge guard pass {{ type filter hook forward priority 0; }}; "
+            f"add rule bridge guard pass ether daddr {{app.mac}} ip protocol tcp ether daddr set {NOBODY}'"
+        ),
+        host("nft delete table bridge guard"),
+        Segment.BRIDGE,
+        Direction.REPLY,
+        flow=PEER_HTTP,
+        kinds=both,
+    )
+    yield _made(
+        "bridge-input-drop",
+        "bridge.filter-drop",
+        "ebtables drops what the source sends to the host itself",
+        host("ebtables -A INPUT -i {app.veth} -p IPv4 -j DROP"),
+        host("ebtables -D INPUT -i {app.veth} -p IPv4 -j DROP"),
+        Segment.BRIDGE,
+        kinds=both,
+    )
+    yield _made(
+        "bridge-output-drop",
+        "bridge.filter-drop",
+        "ebtables drops what leaves the host for the source, behind the last of its hooks",
+        host("ebtables -t nat -A POSTROUTING -p IPv4 -d {app.mac} -j DROP"),
+        host("ebtables -t nat -D POSTROUTING -p IPv4 -d {app.mac} -j DROP"),
+        Segment.BRIDGE,
+        Direction.REPLY,
+        kinds=both,
+    )
+    #: A bridge that takes what comes in by an interface which is in use itself.
+    for name, where, device, segment, direction, flow in (
+        ("source-interface-enslaved", "app", "eth0", Segment.SOURCE, Direction.FORWARD, OUT),
+        ("destination-interface-enslaved", "web", "eth0", Segment.DESTINATION, Direction.REPLY, PEER),
+        ("uplink-enslaved", "host", "{uplink.dev}", Segment.EGRESS, Direction.FORWARD, OUT),
+    ):
+        taken = ("ip link add br9 type bridge", "ip link set br9 up", f"ip link set {device} master br9")
+        yield _made(
+            name,
+            "bridge.port-without-master",
+            "an interface with addresses of its own is made a port of a bridge",
+            _at(where, *taken, f"ip neigh flush dev {device}"),
+            _at(where, f"ip link set {device} nomaster", "ip link del br9") + forget,
+            segment,
+            direction,
+            flow=flow,
+            kinds=both,
+        )
+
+
 FAULTS: tuple[Fault, ...] = tuple(
     sorted(
         (
@@ -1979,6 +2111,7 @@ FAULTS: tuple[Fault, ...] = tuple(
             *_services(),
             *_names(),
             *_crafted(),
+            *_crafted_bridges(),
         ),
         key=lambda each: (each.code, each.name),
     )

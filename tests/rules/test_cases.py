@@ -19,6 +19,7 @@ from nettrace.model.observe import SightingKind
 from nettrace.model.path import Segment
 from nettrace.model.snapshot import (
     BridgeInfo,
+    BridgePort,
     ConntrackEntry,
     DumpFormat,
     FdbEntry,
@@ -185,6 +186,48 @@ def fdb(mac: str, device: str) -> Change:
     return change
 
 
+def local_fdb(mac: str, device: str) -> Change:
+    """Let an entry say that a MAC is the bridge's own, as `bridge fdb add` does unless told otherwise."""
+
+    def change(lab: Lab) -> None:
+        index = lab.host.link(device).ifindex
+        lab.host.fdb.append(FdbEntry(ifindex=index, mac=mac, master=3, state="permanent", local=True))
+
+    return change
+
+
+def bridge_gone(name: str) -> Change:
+    """Delete a bridge, as `ip link del` does: its ports stay, its addresses and routes go."""
+
+    def change(lab: Lab) -> None:
+        index = lab.host.link(name).ifindex
+        lab.host.links = [each for each in lab.host.links if each.name != name]
+        for each in lab.host.links:
+            if each.master == index:
+                lab.host.edit(each.name, master=None, port=None)
+        lab.host.addresses = [each for each in lab.host.addresses if each.ifindex != index]
+        lab.host.routes = [each for each in lab.host.routes if all(hop.ifindex != index for hop in each.nexthops)]
+
+    return change
+
+
+def enslaved(box: str, device: str) -> Change:
+    """Make a device a port of a bridge of its own namespace."""
+
+    def change(lab: Lab) -> None:
+        mac = lab[box].link(device).mac
+        lab[box].links.append(Link(ifindex=77, name="br9", kind="bridge", mac=mac, bridge=BridgeInfo()))
+        lab[box].edit(device, master=77, port=BridgePort())
+
+    return change
+
+
+def unaddressed(lab: Lab) -> None:
+    """Make a device without addresses a port of a bridge."""
+    lab.host.links.append(Link(ifindex=78, name="eth7", mac="52:54:00:00:00:07"))
+    enslaved("host", "eth7")(lab)
+
+
 def known_web(lab: Lab) -> None:
     """Let app know web's MAC already: an answer of web would move the forwarding entry to its port."""
     lab["app"].neighbours.append(
@@ -192,8 +235,9 @@ def known_web(lab: Lab) -> None:
     )
 
 
-def ebtables(line: str) -> Change:
-    text = "\n".join(["*filter", ":INPUT ACCEPT", ":FORWARD ACCEPT", ":OUTPUT ACCEPT", line, ""])
+def ebtables(line: str, table: str = "filter") -> Change:
+    chains = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "nat": ("PREROUTING", "OUTPUT", "POSTROUTING")}[table]
+    text = "\n".join([f"*{table}", *(f":{chain} ACCEPT" for chain in chains), line, ""])
     dump = NetfilterDump(format=DumpFormat.EBTABLES_SAVE, backend="nft", family="bridge", text=text)
     return lambda lab: lab.host.dumps.append(dump)
 
@@ -438,7 +482,7 @@ PUBLISHED = ("lan", "203.0.113.2", "tcp")
 V6 = ("c1", "2001:db8:9::1")
 REPLIED = observed(reply=True)
 SILENT = observed()
-WEB_MAC = "02:42:ac:11:00:03"
+APP_MAC, WEB_MAC = "02:42:ac:11:00:02", "02:42:ac:11:00:03"
 
 ROWS = (
     Row(
@@ -484,11 +528,45 @@ ROWS = (
         segment=Segment.BRIDGE,
     ),
     Row(
+        code="bridge.fdb-wrong",
+        asks=PEER,
+        port=80,
+        breaks=local_fdb(WEB_MAC, "docker0"),
+        near=local_fdb("02:42:ac:11:00:77", "docker0"),
+        lacks=("links", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.fdb-wrong",
+        asks=OUT,
+        breaks=local_fdb(APP_MAC, "docker0"),
+        near=local_fdb(APP_MAC, "veth-app"),
+        lacks=("links", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
         code="bridge.filter-drop",
         asks=PEER,
         port=80,
         breaks=ebtables("-A FORWARD -p IPv4 -i veth-app -j DROP"),
         near=ebtables("-A FORWARD -p IPv4 -i veth-dup -j DROP"),
+        lacks=("netfilter", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.filter-drop",
+        asks=PEER,
+        port=80,
+        breaks=ebtables(f"-A PREROUTING -d {WEB_MAC} -j dnat --to-destination 02:00:00:00:00:aa", "nat"),
+        near=ebtables(f"-A PREROUTING -d {WEB_MAC} -j redirect", "nat"),
+        lacks=("netfilter", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.filter-drop",
+        asks=OUT,
+        breaks=ebtables("-A INPUT -i veth-app -j DROP"),
+        near=ebtables("-A INPUT -i docker0 -j DROP"),
         lacks=("netfilter", "host"),
         segment=Segment.BRIDGE,
     ),
@@ -509,6 +587,50 @@ ROWS = (
         segment=Segment.BRIDGE,
     ),
     Row(
+        code="bridge.port-blocked",
+        asks=PEER,
+        port=80,
+        breaks=all_of(known_web, port("veth-web", unicast_flood=False, learning=False)),
+        near=port("veth-web", unicast_flood=False),
+        lacks=("links", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.port-blocked",
+        asks=PEER,
+        port=80,
+        breaks=port("veth-web", bcast_flood=False),
+        near=port("veth-app", bcast_flood=False),
+        lacks=("links", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.port-blocked",
+        asks=("c1", "c2"),
+        family=6,
+        breaks=port("veth-c2", mcast_flood=False),
+        near=all_of(port("veth-c1", mcast_flood=False), port("veth-c2", bcast_flood=False)),
+        lacks=("links", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.port-blocked",
+        asks=PEER,
+        port=80,
+        breaks=port("veth-web", proxyarp=True),
+        near=all_of(known_web, fdb(WEB_MAC, "veth-web"), port("veth-web", proxyarp=True)),
+        lacks=("links", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.port-blocked",
+        asks=OUT,
+        breaks=port("veth-app", locked=True, learning=False),
+        near=all_of(fdb(APP_MAC, "veth-app"), port("veth-app", locked=True, learning=False)),
+        lacks=("links", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
         code="bridge.port-isolated",
         asks=PEER,
         port=80,
@@ -524,6 +646,23 @@ ROWS = (
         near=edit("host", "veth-web", master=None, port=None),
         lacks=("links", "host"),
         segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.port-without-master",
+        asks=PEER,
+        port=80,
+        breaks=bridge_gone("docker0"),
+        near=bridge_gone("br-net1"),
+        lacks=("links", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.port-without-master",
+        asks=OUT,
+        breaks=enslaved("app", "eth0"),
+        near=unaddressed,
+        lacks=("links", "app"),
+        segment=Segment.SOURCE,
     ),
     Row(
         code="bridge.vlan-filtered",
