@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from nettrace.model.base import IPAddress, Missing, Model, rows
+from nettrace.model.flow import Packet
 from nettrace.model.snapshot import Link, Neighbour
+from nettrace.predict import route as routing
 from nettrace.predict.children import KINDS, children_of
 from nettrace.predict.proxy_arp import answers_for
 from nettrace.predict.world import View, World, unread_text
@@ -245,7 +247,10 @@ def _owners(
 
 
 def arp_blocked(view: View, device: Link, address: IPAddress, asking: IPAddress) -> str | None:
-    """Return the sysctl that keeps a device from answering ARP for an address, None when it answers (arp_ignore)."""
+    """Return the sysctl that keeps a device from answering ARP for an address, None when it answers.
+
+    That is arp_ignore, or the reverse-path filter: arp_process looks at a request's way back as at a packet's.
+    """
     if address.version == 6:
         return None
     value = view.conf_max(4, device.name, "arp_ignore", 0)
@@ -261,7 +266,23 @@ def arp_blocked(view: View, device: Link, address: IPAddress, asking: IPAddress)
         return None if any(each.scope != "host" for each in held) else name
     if value >= 8:
         return name
-    return None
+    return _spoofed(view, device, address, asking)
+
+
+def _spoofed(view: View, device: Link, address: IPAddress, asking: IPAddress) -> str | None:
+    """Return the reverse-path filter that takes a request for spoofed, None when it lets it pass."""
+    mode = view.conf_max(4, device.name, "rp_filter", 0)
+    if not mode or device.loopback or isinstance(view.ns.routes, Missing) or isinstance(view.ns.rules, Missing):
+        return None
+    back = routing.lookup(view, Packet(family=4, src=address, dst=asking, proto=0), iif="lo", src=address)
+    if back.route is None or back.route.kind == "local":
+        return None  # nothing can be said of who has no way back at all, or asks from an address that is held here
+    devices = [hop.ifindex for hop in back.route.nexthops] if back.route.kind == "unicast" else []
+    addressed = any(each.address.version == 4 for each in view.addresses.get(device.ifindex, ()))
+    if device.ifindex in devices or (mode == 2 and devices and addressed):
+        return None
+    own = view.conf(4, device.name, "rp_filter", 0)
+    return f"net.ipv4.conf.{device.name if own == mode else 'all'}.rp_filter = {mode}"
 
 
 def complete(view: View) -> bool:

@@ -80,6 +80,16 @@ def test_ip_rules_do_not_meet_bridged_frames() -> None:
     assert result.packet.mark == 3
 
 
+def test_the_receiver_of_a_frame_can_be_rewritten() -> None:
+    made = rules("-A PREROUTING -p IPv4 -j dnat --to-destination 02:00:00:00:00:0A --dnat-target CONTINUE", table="nat")
+    result = walk(made, tcp(), Hook.PREROUTING, family="bridge")
+    assert (result.verdict, result.packet.dst_mac) == (A, "02:00:00:00:00:0a")
+    assert [each.effect for each in result.trail if each.event == "match"] == ["set ether daddr, continue"]
+    made = rules("-A PREROUTING -j redirect --redirect-target DROP", table="nat")
+    result = walk(made, tcp(), Hook.PREROUTING, family="bridge", bridge_mac="02:00:00:00:00:0b")
+    assert (result.verdict, result.packet.dst_mac) == (D, "02:00:00:00:00:0b")
+
+
 @pytest.mark.parametrize(
     "text", ["-A FORWARD -j DROP\n", "*nonesuch\n", "*filter\n:X MAYBE\n", "*filter\nwhat\n", "*filter\n-A X -j DROP\n"]
 )

@@ -9,12 +9,23 @@ from msgspec.structs import replace
 
 from nettrace.model.base import Present, Values, rows
 from nettrace.model.path import LegEnd, Outcome, Reason, StepKind
-from nettrace.model.snapshot import BridgeInfo, BridgePort, FdbEntry, Host, Link, Namespace, Snapshot
+from nettrace.model.snapshot import (
+    BridgeInfo,
+    BridgePort,
+    DumpFormat,
+    FdbEntry,
+    Host,
+    Link,
+    Namespace,
+    Neighbour,
+    NetfilterDump,
+    Snapshot,
+)
 from nettrace.predict import bridge as bridging
 from nettrace.predict import neigh, predict
 from nettrace.predict.world import View, World
 from nettrace.replay import read_case
-from tests.rules.build import ask, plain_lab
+from tests.rules.build import BRIDGE_MAC, Lab, ask, plain_lab
 
 CASES = Path(__file__).parents[2] / "fixtures" / "cases"
 
@@ -131,3 +142,169 @@ def test_without_forwarding_a_bridged_dnat_goes_up_and_ends_there() -> None:
         steps = predict(lab.snapshot(), ask(lab, "app", "198.51.100.7")).forward.steps
         stops = [step.reason for step in steps if step.outcome is Outcome.DROP]
         assert stops == ([reason] if reason is not None else [])
+
+
+def stops(lab: Lab, src: str = "app", dst: str = "web") -> list[tuple[StepKind, Reason | None, str | None]]:
+    """What stops a question's packet, or else its answer."""
+    trace = predict(lab.snapshot(), ask(lab, src, dst))
+    legs = [trace.forward.steps, trace.reply.steps if trace.reply is not None else ()]
+    return [(step.kind, step.reason, step.device) for leg in legs for step in leg if step.outcome is Outcome.DROP]
+
+
+APP, WEB = "02:42:ac:11:00:02", "02:42:ac:11:00:03"
+
+
+def knows(lab: Lab, box: str, address: str, mac: str) -> None:
+    """Let a container have learnt a neighbour already."""
+    index = lab[box].link("eth0").ifindex
+    lab[box].neighbours.append(Neighbour(ifindex=index, address=ip_address(address), mac=mac, state="REACHABLE"))
+
+
+def local(lab: Lab, mac: str, device: str) -> None:
+    """Let an entry call a MAC the bridge's own."""
+    bridge, held = lab.host.link("docker0"), lab.host.link(device)
+    entry = FdbEntry(ifindex=held.ifindex, mac=mac, master=bridge.ifindex, state="permanent", local=True)
+    lab.host.fdb.append(entry)
+
+
+def test_a_local_entry_brings_frames_for_another_up_to_the_host_which_drops_them() -> None:
+    """br_handle_frame_finish passes them up; only the bridge's address and the port's own make them the host's."""
+    for device in ("docker0", "veth-app", "veth-web"):
+        lab = plain_lab()
+        local(lab, WEB, device)
+        assert stops(lab) == [(StepKind.BRIDGE, Reason.FDB_WRONG_PORT, device)]
+    lab = plain_lab()
+    local(lab, lab.host.link("veth-app").mac or "", "veth-app")
+    assert stops(lab) == []
+
+
+def test_a_local_entry_of_a_port_does_not_keep_the_host_itself_from_it() -> None:
+    """br_dev_xmit asks for the port alone (br_forward); without one, as at the bridge's own, the frame is lost."""
+    lab = plain_lab()
+    local(lab, APP, "veth-app")
+    assert stops(lab, "app", "8.8.8.8") == []
+    lab = plain_lab()
+    local(lab, APP, "docker0")
+    assert stops(lab, "app", "8.8.8.8")[:1] == [(StepKind.NEIGHBOUR, Reason.FDB_WRONG_PORT, "docker0")]
+    # Who knows the gateway already need not ask, and it is the answer that is lost.
+    knows(lab, "app", "172.17.0.1", BRIDGE_MAC["docker0"])
+    assert stops(lab, "app", "8.8.8.8") == [(StepKind.BRIDGE, Reason.FDB_WRONG_PORT, "docker0")]
+
+
+def test_an_entry_that_was_learnt_elsewhere_holds_until_its_owner_speaks() -> None:
+    lab = plain_lab()
+    port = lab.host.link("veth-c1")
+    lab.host.links.append(replace(port, ifindex=900, name="veth-x", master=3, peer_ifindex=None, peer_netns=None))
+    lab.host.fdb.append(FdbEntry(ifindex=900, mac=WEB, master=3))
+    assert stops(lab) == []  # web has just answered
+    knows(lab, "app", "172.17.0.3", WEB)
+    assert stops(lab) == [(StepKind.BRIDGE, Reason.FDB_WRONG_PORT, "veth-x")]
+
+
+def test_a_request_goes_only_to_ports_that_it_is_flooded_to() -> None:
+    """br_flood leaves ports out by the kind of frame; what the bridge itself sends goes to all of them."""
+    for source, target, family, lost in (
+        ("app", "web", "bcast_flood", True),
+        ("web", "app", "bcast_flood", False),
+        ("host", "web", "bcast_flood", False),
+        ("app", "web", "mcast_flood", False),
+    ):
+        lab = plain_lab()
+        lab.host.edit_port("veth-web", **{family: False})
+        expected = [(StepKind.NEIGHBOUR, Reason.NO_FLOOD, "veth-web")] if lost else []
+        assert stops(lab, source, target) == expected
+    lab = plain_lab()
+    lab.host.edit_port("veth-web", bcast_flood=False)
+    knows(lab, "app", "172.17.0.3", WEB)
+    assert stops(lab) == []
+
+
+def test_who_joined_a_group_gets_its_multicasts_where_somebody_queries() -> None:
+    bridge = Link(ifindex=BRIDGE, name="br0", kind="bridge", bridge=BridgeInfo())
+    deaf = Link(ifindex=PORT, name="v1", kind="veth", master=BRIDGE, port=BridgePort(mcast_flood=False))
+    assert bridging.floods(bridge, deaf, 6) is not None
+    assert bridging.floods(replace(bridge, bridge=BridgeInfo(mcast_querier=True)), deaf, 6) is None
+    assert bridging.floods(bridge, deaf, 4) is None
+
+
+def test_without_ageing_a_bridge_learns_nothing() -> None:
+    """br_fdb_update returns at once where hold_time is 0."""
+    port = Link(ifindex=PORT, name="v1", kind="veth", master=BRIDGE, port=BridgePort())
+    bridge = Link(ifindex=BRIDGE, name="br0", kind="bridge", bridge=BridgeInfo())
+    assert bridging.learns(bridge, port)
+    assert not bridging.learns(replace(bridge, bridge=BridgeInfo(ageing_time_s=0)), port)
+
+
+def test_a_locked_port_takes_only_what_has_an_entry_there() -> None:
+    lab = plain_lab()
+    lab.host.edit_port("veth-web", locked=True, learning=False)
+    assert stops(lab)[:1] == [(StepKind.NEIGHBOUR, Reason.PORT_LOCKED, "veth-web")]
+    knows(lab, "app", "172.17.0.3", WEB)
+    assert stops(lab) == [(StepKind.BRIDGE, Reason.PORT_LOCKED, "veth-web")]
+    index = lab.host.link("veth-web").ifindex
+    lab.host.fdb.append(FdbEntry(ifindex=index, mac=WEB, master=3, state="static"))
+    assert stops(lab) == []
+
+
+def test_a_port_hears_no_answers_to_what_it_asks_itself() -> None:
+    """The bridge takes all that comes in by a port (rx_handler); what is known already is used."""
+    lab = plain_lab()
+    app = lab["app"]
+    app.links.append(Link(ifindex=77, name="br9", kind="bridge", mac=APP, bridge=BridgeInfo()))
+    app.edit("eth0", master=77, port=BridgePort())
+    assert stops(lab) == [(StepKind.NEIGHBOUR, Reason.PORT_ENSLAVED, "eth0")]
+    knows(lab, "app", "172.17.0.3", WEB)
+    assert stops(lab) == []
+
+
+def ebtables(table: str, chain: str, rule: str) -> NetfilterDump:
+    text = f"*{table}\n:{chain} ACCEPT\n-A {chain} {rule}\n"
+    return NetfilterDump(format=DumpFormat.EBTABLES_SAVE, backend="nft", family="bridge", text=text)
+
+
+def test_a_frame_for_another_mac_goes_where_that_is() -> None:
+    """ebt_dnat and ebt_redirect: the bridge looks for the port, or takes the frame up, by what was written."""
+    nobody = "02:00:00:00:00:aa"
+    for table, chain, rule, expected in (
+        ("nat", "PREROUTING", f"-d {WEB} -j dnat --to-destination {nobody}", [(StepKind.HOOK, "veth-app")]),
+        ("nat", "PREROUTING", f"-d {WEB} -j redirect", []),
+        ("nat", "POSTROUTING", f"-d {WEB} -j DROP", [(StepKind.HOOK, "veth-web")]),
+    ):
+        lab = plain_lab()
+        lab.host.dumps.append(ebtables(table, chain, rule))
+        assert [(kind, device) for kind, _reason, device in stops(lab)] == expected, rule
+
+
+def test_one_who_forwards_may_be_given_anothers_frames() -> None:
+    """A rule that leads frames to a container that routes is no stop in itself."""
+    lab = plain_lab()
+    lab.attach("router", "bridge", "172.17.0.9/16", index=40)
+    lab.host.dumps.append(ebtables("nat", "PREROUTING", f"-i veth-app -d {WEB} -j dnat --to-dst 02:42:ac:11:00:09"))
+    assert [reason for _kind, reason, _device in stops(lab)] == [Reason.FILTERED]
+    lab["router"].set(ipv4__ip_forward="1", ipv4__conf__all__forwarding="1", ipv4__conf__eth0__forwarding="1")
+    assert stops(lab) == []
+
+
+def test_the_hooks_of_the_bridges_own_frames() -> None:
+    """Local frames pass OUTPUT and POSTROUTING (__br_deliver, br_forward_finish), INPUT sees the port."""
+    for table, chain, rule, stopped in (
+        ("filter", "INPUT", "-i veth-app -j DROP", True),
+        ("filter", "INPUT", "-i docker0 -j DROP", False),
+        ("filter", "INPUT", "--logical-in docker0 -j DROP", True),
+        ("filter", "OUTPUT", "-o veth-app -j DROP", True),
+        ("nat", "POSTROUTING", "-o veth-app -j DROP", True),
+    ):
+        lab = plain_lab()
+        lab.host.dumps.append(ebtables(table, chain, rule))
+        assert bool(stops(lab, "app", "172.17.0.1")) is stopped, rule
+
+
+def test_a_request_whose_way_back_leads_elsewhere_is_not_answered() -> None:
+    """arp_process looks the request up as a packet (ip_route_input_noref), with the reverse-path filter."""
+    lab = plain_lab()
+    lab.host.sysctls["net.ipv4.conf.docker0.rp_filter"] = "1"
+    assert stops(lab, "app", "8.8.8.8") == []
+    lab.host.route("172.17.0.2/32", dev="br-net1")
+    assert stops(lab, "app", "8.8.8.8")[:1] == [(StepKind.NEIGHBOUR, Reason.ARP_IGNORED, "eth0")]
+    lab.host.sysctls["net.ipv4.conf.docker0.rp_filter"] = "2"
+    assert (StepKind.NEIGHBOUR, Reason.ARP_IGNORED, "eth0") not in stops(lab, "app", "8.8.8.8")

@@ -21,6 +21,7 @@ from nettrace.correlate import Blocker
 from nettrace.model.intent import Network
 from nettrace.model.path import Direction, Reason, Segment
 from nettrace.model.snapshot import Address, BridgePort, Link
+from nettrace.predict.segment import Places
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -33,7 +34,7 @@ from nettrace.rules.change import (
     set_port,
     together,
 )
-from nettrace.rules.faults import attachment, blockers, intent_evidence, view_of
+from nettrace.rules.faults import attachment, blockers, holder_of, intent_evidence, view_of
 from nettrace.rules.wording import enter, link_evidence, wire_evidence
 
 
@@ -164,6 +165,7 @@ _OF_A_PORT = (
     Reason.PORT_ENSLAVED,
     Reason.RP_FILTER,
     Reason.NEIGHBOUR_FAILED,
+    Reason.ARP_IGNORED,
     Reason.LINK_DOWN,
     Reason.PORT_BLOCKED,
     Reason.OTHERHOST,
@@ -173,9 +175,13 @@ _OF_A_PORT = (
 def _in_use(case: Case) -> list[Hit]:
     """Return the findings of interfaces on the way that have addresses of their own, and are ports of a bridge."""
     hits = []
+    places = Places(case.world, case.flow)
     for blocker, step in blockers(case, *_OF_A_PORT):
         view = view_of(case, step)
         link = view.links.get(step.ifindex or 0)
+        if step.reason is Reason.ARP_IGNORED:
+            view, name = holder_of(case, step)
+            link = view.by_name.get(name)
         ports = view.ports.get(link.ifindex, ()) if link is not None and link.kind == "bridge" else (link,)
         port = next((each for each in ports if each is not None and _held(view, each, case.flow.family)), None)
         bridge = view.links.get(port.master or 0) if port is not None else None
@@ -197,6 +203,7 @@ def _in_use(case: Case) -> list[Hit]:
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
+                segment=places.stack(view, "egress") if step.reason is Reason.ARP_IGNORED else None,
                 device=port.name,
                 netns=view.id,
             )
