@@ -2061,6 +2061,17 @@ def _crafted_bridges() -> Iterable[Fault]:
         kinds=both,
     )
     yield _made(
+        "arp-answered-by-rule",
+        "bridge.filter-drop",
+        "ebtables answers ARP requests for the destination with a MAC address that nobody has",
+        host(f"ebtables -t nat -A PREROUTING -p ARP --arp-ip-dst {{web.ip}} -j arpreply --arpreply-mac {NOBODY}")
+        + forget,
+        host("ebtables -t nat -F PREROUTING") + forget,
+        Segment.BRIDGE,
+        flow=PEER,
+        kinds=both,
+    )
+    yield _made(
         "bridge-input-drop",
         "bridge.filter-drop",
         "ebtables drops what the source sends to the host itself",

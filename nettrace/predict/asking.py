@@ -9,14 +9,17 @@ What a packet meets on its own way as well, such as a port that does not forward
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from nettrace.model.base import IPAddress, Model
 from nettrace.model.path import Reason
 from nettrace.model.snapshot import FdbEntry, Link
+from nettrace.netfilter.skb import mac_number, mac_text
 from nettrace.predict import bridge as bridging
 from nettrace.predict.neigh import Member
 from nettrace.predict.world import View, World
 
-__all__ = ["Lost", "bridge_of", "lost"]
+__all__ = ["Lost", "bridge_of", "lost", "told_by_rule"]
 
 
 class Lost(Model):
@@ -71,6 +74,32 @@ def lost(
     if source is None:
         return _to_the_bridge(where, bridge)
     return _to_the_asker(world, where, bridge, source, target, asker.mac, asking)
+
+
+def told_by_rule(world: World, view: View, asker: Link, address: IPAddress) -> str | None:
+    """Return the MAC address that a rule of the bridge answers an ARP request with (ebtables' arpreply).
+
+    None where there is none, or where such a rule asks for more than the port and the address.
+    """
+    here = bridge_of(world, view, asker)
+    where, port = (here[0], here[2]) if here is not None else (view, None)
+    if port is None or address.version != 4:
+        return None
+    for table in where.ruleset.tables:
+        chain = table.chains.get("PREROUTING") if (table.family, table.name) == ("bridge", "nat") else None
+        for each in chain.rules if chain is not None else ():
+            words = each.ref.text.split()
+            if "arpreply" not in words or "--arpreply-mac" not in words:
+                continue
+            asks = dict(pairwise(words[2 : words.index("-j")]))
+            if all(_fits(word, value, port.name, address) for word, value in asks.items() if word.startswith("-")):
+                return mac_text(mac_number(words[words.index("--arpreply-mac") + 1]))
+    return None
+
+
+def _fits(word: str, value: str, port: str, address: IPAddress) -> bool:
+    wanted = {"-p": ("ARP", "0806"), "--arp-op": ("Request", "1"), "-i": (port,), "--arp-ip-dst": (str(address),)}
+    return value.removesuffix("/32") in wanted.get(word, ())
 
 
 def bridge_of(world: World, view: View, link: Link) -> tuple[View, Link, Link | None] | None:

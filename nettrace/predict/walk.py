@@ -27,7 +27,7 @@ from nettrace.model.path import (
     StepKind,
     Trace,
 )
-from nettrace.model.snapshot import FdbEntry, Gap, Link, Snapshot
+from nettrace.model.snapshot import FdbEntry, Gap, Link, Neighbour, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
 from nettrace.predict import arrival, children, neigh, overlay, relay, sockets
 from nettrace.predict import asking as requests
@@ -550,6 +550,10 @@ class _Walk:
         told = self.heard.asked.get((view.id, out.ifindex, address))
         if told is not None and answer.how in (neigh.Resolved.NOBODY, neigh.Resolved.IGNORED):
             answer = neigh.Resolution(how=neigh.Resolved.OWNER, mac=told, entry=answer.entry)
+        told_by_rule = requests.told_by_rule(self.world, view, out, address) if answer.how in _ASKED else None
+        if told_by_rule is not None:
+            learnt = Neighbour(ifindex=out.ifindex, address=address, mac=told_by_rule, state="REACHABLE")
+            answer = neigh.Resolution(how=neigh.Resolved.CACHED, mac=told_by_rule, entry=learnt)
         segment = self.places.next_hop(view, out)
         if answer.how is neigh.Resolved.OWNER and answer.mac is not None:
             self.spoke.add(answer.mac)
@@ -1811,6 +1815,8 @@ class _Walk:
         return view.links[ifindex].name if ifindex is not None and ifindex in view.links else None
 
 
+#: How a resolution ends for which somebody is asked.
+_ASKED = (neigh.Resolved.OWNER, neigh.Resolved.NOBODY, neigh.Resolved.IGNORED)
 #: What a rule of a bridge's hook did that changes whom the frame is for.
 _REWRITES = re.compile(r"set ether daddr")
 

@@ -308,3 +308,18 @@ def test_a_request_whose_way_back_leads_elsewhere_is_not_answered() -> None:
     assert stops(lab, "app", "8.8.8.8")[:1] == [(StepKind.NEIGHBOUR, Reason.ARP_IGNORED, "eth0")]
     lab.host.sysctls["net.ipv4.conf.docker0.rp_filter"] = "2"
     assert (StepKind.NEIGHBOUR, Reason.ARP_IGNORED, "eth0") not in stops(lab, "app", "8.8.8.8")
+
+
+def test_a_rule_of_the_bridge_may_answer_for_others() -> None:
+    """ebt_arpreply answers requests itself, and lets them go no further."""
+    nobody, asked = "02:00:00:00:00:aa", "-p ARP --arp-ip-dst"
+    for rule, answered in (
+        (f"{asked} 172.17.0.3 -j arpreply --arpreply-mac {nobody}", True),
+        (f"{asked} 172.17.0.4 -j arpreply --arpreply-mac {nobody}", False),
+        (f"-i veth-web {asked} 172.17.0.3 -j arpreply --arpreply-mac {nobody}", False),
+    ):
+        lab = plain_lab()
+        lab.host.dumps.append(ebtables("nat", "PREROUTING", rule))
+        expected = [(StepKind.RECEIVE, Reason.OTHERHOST, "eth0")] if answered else []
+        assert stops(lab)[:1] == expected, rule
+        assert stops(lab, "host", "web") == []

@@ -564,6 +564,15 @@ ROWS = (
     ),
     Row(
         code="bridge.filter-drop",
+        asks=PEER,
+        port=80,
+        breaks=ebtables("-A PREROUTING -p ARP --arp-ip-dst 172.17.0.3 -j arpreply --arpreply-mac 2:0:0:0:0:aa", "nat"),
+        near=ebtables("-A PREROUTING -p ARP --arp-ip-dst 172.17.0.9 -j arpreply --arpreply-mac 2:0:0:0:0:aa", "nat"),
+        lacks=("netfilter", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
+        code="bridge.filter-drop",
         asks=OUT,
         breaks=ebtables("-A INPUT -i veth-app -j DROP"),
         near=ebtables("-A INPUT -i docker0 -j DROP"),

@@ -15,6 +15,7 @@ from nettrace.model.path import Direction, Segment, Step, StepKind
 from nettrace.model.text import neighbour_text
 from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.predict.neigh import segment_of
+from nettrace.rules.arp_filters import answers_with
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_neighbour
@@ -37,6 +38,10 @@ def check(case: Case) -> Result:
                 owner = told.packet.src_mac
             if owner is None or owner == entry.mac:
                 continue
+            if entry.state not in _SET_BY_HAND and any(
+                answers_with(each, entry.mac) for each in case.world.views.values()
+            ):
+                continue  # a rule of the bridge has said so, and would again: bridge.filter-drop
             view = view_of(case, step)
             answered = (
                 (
