@@ -145,7 +145,7 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
                 link.ifindex,
             ):
                 return Resolution(how=Resolved.CACHED, mac=entry.mac, owner=member, entry=entry)
-        shut = not (segment.open_ended or segment.unread or segment.tunnels)
+        shut = not (segment.open_ended or segment.tunnels) and not _elsewhere(world, segment, entry.mac)
         if (segment.tunnels and not owners) or (shut and owners):
             # What was learnt is used until it is found to be wrong, also where nobody has that MAC any more.
             return Resolution(how=Resolved.CACHED, mac=entry.mac, entry=entry)
@@ -186,6 +186,18 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
             return Resolution(how=Resolved.NOBODY, entry=entry)
         return Resolution(how=Resolved.BEYOND, mac=known, entry=entry)
     return Resolution(how=Resolved.NOBODY, entry=entry)
+
+
+def _elsewhere(world: World, segment: Segment, mac: str) -> bool:
+    """Tell whether a namespace on the segment that was not read may have a MAC address.
+
+    An engine's listing tells the addresses of its containers, though not which namespace is whose.
+    """
+    if not segment.unread:
+        return False
+    running = [each for each in world.snapshot.intent.containers if each.status == "running"]
+    told = [end.mac for each in running for end in each.endpoints]
+    return not told or None in told or mac in told
 
 
 def _unread(world: World, segment: Segment, address: IPAddress) -> str | None:

@@ -323,3 +323,14 @@ def test_a_rule_of_the_bridge_may_answer_for_others() -> None:
         expected = [(StepKind.RECEIVE, Reason.OTHERHOST, "eth0")] if answered else []
         assert stops(lab)[:1] == expected, rule
         assert stops(lab, "host", "web") == []
+
+
+def test_what_was_learnt_is_used_although_no_container_has_that_address() -> None:
+    """The engine's listing tells the addresses of containers whose namespaces were not read."""
+    lab = plain_lab()
+    del lab.boxes["web"]
+    knows(lab, "app", "172.17.0.1", "02:00:00:00:00:99")
+    assert stops(lab, "app", "8.8.8.8")[:1] == [(StepKind.BRIDGE, Reason.OTHERHOST, "docker0")]
+    endpoint = replace(lab.containers["web"].endpoints[0], mac=None)
+    lab.container("web", endpoints=(endpoint,))
+    assert stops(lab, "app", "8.8.8.8") == []
