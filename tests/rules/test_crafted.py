@@ -120,6 +120,41 @@ def test_what_lies_behind_a_stop_is_found_with_the_stop_mended() -> None:
     assert {each.remedy.verified for each in verdict.findings} == {Verified.YES}
 
 
+def bridge_gone(lab: Lab) -> None:
+    """Delete docker0: its ports stay, its addresses and routes go."""
+    index = lab.host.link("docker0").ifindex
+    lab.host.links = [each for each in lab.host.links if each.ifindex != index]
+    for each in lab.host.links:
+        if each.master == index:
+            lab.host.edit(each.name, master=None, port=None)
+    lab.host.addresses = [each for each in lab.host.addresses if each.ifindex != index]
+    lab.host.routes = [each for each in lab.host.routes if all(hop.ifindex != index for hop in each.nexthops)]
+
+
+def test_effects_are_passed_over_also_where_one_of_them_has_no_remedy_of_its_own() -> None:
+    direct = early("raw", "-A PREROUTING -d 172.17.0.3/32 ! -i docker0 -j DROP")
+    verdict = judged(bridge_gone, direct, lambda lab: lab.host.set(ipv4__conf__all__rp_filter="2"), dst="web")
+    assert [each.code for each in verdict.findings] == ["bridge.port-without-master"]
+    assert verdict.findings[0].remedy.verified is Verified.YES
+    assert "ip link set veth-web master docker0" in verdict.findings[0].remedy.commands
+
+
+def twins(lab: Lab) -> None:
+    """Give c2, on another bridge, the MAC address of web; and two containers of docker0 one that app never meets."""
+    lab["c2"].edit("eth0", mac=lab["web"].link("eth0").mac)
+    for index, name in ((30, "one"), (32, "two")):
+        lab.attach(name, "bridge", f"172.17.0.{index}/16", index=index)
+        lab[name].edit("eth0", mac="02:42:ac:11:00:77")
+
+
+def test_a_mac_address_that_stands_twice_elsewhere_explains_nothing() -> None:
+    dropped = rule("filter", "-A FORWARD -s 172.17.0.2/32 -j DROP")
+    assert [each.code for each in judged(twins, dropped).findings] == ["filter.rule-drop"]
+    verdict = judged(twins, lambda lab: lab.host.edit_port("veth-app", state=4), dst="web")
+    assert [each.code for each in verdict.findings] == ["bridge.port-blocked"]
+    assert judged(twins, dst="web").findings == ()
+
+
 def test_a_remedy_by_number_names_the_rule_in_a_comment() -> None:
     verdict = judged(rule("filter", "-A FORWARD -s 172.17.0.2/32 -m recent --set --name x --rsource -j DROP"))
     (command,) = verdict.findings[0].remedy.commands

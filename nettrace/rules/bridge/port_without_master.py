@@ -179,19 +179,22 @@ def _in_use(case: Case) -> list[Hit]:
     for blocker, step in blockers(case, *_OF_A_PORT):
         view = view_of(case, step)
         link = view.links.get(step.ifindex or 0)
-        if step.reason is Reason.ARP_IGNORED:
+        if step.reason in (Reason.ARP_IGNORED, Reason.NEIGHBOUR_FAILED):
+            # It is the one who is asked that does not hear.
             view, name = holder_of(case, step)
-            link = view.by_name.get(name)
+            link = view.by_name.get(name) if view.id != step.netns else None
         ports = view.ports.get(link.ifindex, ()) if link is not None and link.kind == "bridge" else (link,)
         port = next((each for each in ports if each is not None and _held(view, each, case.flow.family)), None)
         bridge = view.links.get(port.master or 0) if port is not None else None
         if port is None or bridge is None or bridge.kind != "bridge":
             continue
+        if step.reason is not Reason.PORT_ENSLAVED and _moved(view, bridge, port):
+            continue  # the bridge has taken over, and what is left at the port is only a leftover
         hits.append(
             Hit(
                 title=f"{port.name} in {view.name} is a port of the bridge {bridge.name}, though it is in use itself",
                 explanation=f"{port.name} holds {_held(view, port, case.flow.family)[0]}, and routes lead out by it, "
-                f"but what comes in there goes to {bridge.name}. So {port.name} hears no answers.",
+                f"but what comes in there goes to {bridge.name}. So {port.name} itself hears nothing.",
                 at=f"{view.name}/{port.name}",
                 evidence=(link_evidence(view, port), *wire_evidence(case, blocker)),
                 mend=Mend(
@@ -203,12 +206,19 @@ def _in_use(case: Case) -> list[Hit]:
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
-                segment=places.stack(view, "egress") if step.reason is Reason.ARP_IGNORED else None,
+                segment=places.stack(view, "egress") if view.id != step.netns else None,
                 device=port.name,
                 netns=view.id,
             )
         )
     return hits
+
+
+def _moved(view: View, bridge: Link, port: Link) -> bool:
+    """Tell whether a bridge holds an address of its own in the network of its port's."""
+    own = [each.address for each in view.addresses.get(port.ifindex, ()) if each.scope == "global"]
+    taken = [each.address for each in view.addresses.get(bridge.ifindex, ())]
+    return any(one.version == other.version and one.ip in other.network for one in own for other in taken)
 
 
 def _held(view: View, port: Link, family: int) -> list[str]:
