@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 
 from nettrace.collect.messages import load_messages
 from nettrace.collect.netlink import Channel, attribute, attributes
+from nettrace.collect.tcx import read_tcx
 from nettrace.model.snapshot import BridgeInfo, BridgePort, Link, LinkStats, PortVlan, Vxlan
 
 __all__ = [
@@ -107,7 +109,7 @@ def read_links(channel: Channel) -> tuple[tuple[Link, ...], dict[str, str]]:
         )
         vlans = parse_port_vlans(channel.dump(RTM_GETLINK, body))
         links = [_with_vlans(link, vlans) for link in links]
-    attached = read_traffic_control(channel)
+    attached = read_traffic_control(channel, {link.ifindex: link.name for link in links})
     if attached:
         links = [replace(link, tc=attached[link.ifindex]) if link.ifindex in attached else link for link in links]
     return tuple(links), sysctls
@@ -347,29 +349,72 @@ def parse_port_vlans(messages: Iterable[bytes]) -> dict[int, tuple[PortVlan, ...
 
 
 #: Queueing disciplines that devices get by themselves, and that drop only when a queue overflows.
-_PLAIN_QDISCS = {"noqueue", "pfifo_fast", "fq_codel", "fq", "mq", "pfifo", "bfifo", "pfifo_head_drop"}
-_TC_ACTIONS = {-1: "unspec", 0: "ok", 1: "reclassify", 2: "drop", 3: "pipe", 4: "stolen", 7: "redirect", 8: "trap"}
+_PLAIN_QDISCS = {"noqueue", "pfifo_fast", "fq_codel", "fq", "mq", "pfifo_head_drop"}
+#: Those that somebody has set when they are a device's own, and that come with others beneath them.
+_FIFOS = {"pfifo": "p", "bfifo": "b"}
+_ROOT = 0xFFFFFFFF
+#: TCA_CLS_FLAGS_SKIP_SW: a filter for the hardware alone.
+SKIP_SW = 2
+_TC_ACTIONS = {
+    -1: "unspec",
+    0: "ok",
+    1: "reclassify",
+    2: "drop",
+    3: "pipe",
+    4: "stolen",
+    5: "queued",
+    6: "repeat",
+    7: "redirect",
+    8: "trap",
+}
+#: enum in include/uapi/linux/tc_act/tc_mirred.h.
+_MIRRED = {1: "egress redirect", 2: "egress mirror", 3: "ingress redirect", 4: "ingress mirror"}
 #: Where each classifier keeps its list of actions (TCA_<CLASSIFIER>_ACT).
-_ACTION_ATTRIBUTE = {"u32": 7, "matchall": 2, "flower": 3, "bpf": 1, "basic": 3, "fw": 4, "flow": 9, "route": 6}
+_ACTION_ATTRIBUTE = {
+    "u32": 7,
+    "matchall": 2,
+    "flower": 3,
+    "bpf": 1,
+    "basic": 3,
+    "fw": 4,
+    "flow": 9,
+    "route": 6,
+    "cgroup": 1,
+}
 _BLOCKS = {"clsact": ((0xFFFFFFF2, "ingress"), (0xFFFFFFF3, "egress")), "ingress": ((0xFFFF0000, "ingress"),)}
 
 
-def read_traffic_control(channel: Channel) -> dict[int, tuple[str, ...]]:
+def read_traffic_control(channel: Channel, names: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
     """Return what could drop packets in traffic control, by ifindex, as `tc` would print it.
 
-    Filters are asked for only on devices with a clsact or ingress qdisc.
+    `names` are those of the devices, by ifindex. Filters are asked for only on devices with a clsact or ingress qdisc,
+    or with one that has classes. BPF programs that are attached by tcx come first: the kernel runs them so (tcx_run).
     """
     found: dict[int, list[str]] = {}
+    for ifindex, programs in read_tcx(names).items():
+        found[ifindex] = list(programs)
     for message in channel.dump(RTM_GETQDISC, struct.pack("=BxxxiIII", 0, 0, 0, 0, 0)):
         ifindex, kind, text = parse_qdisc(message)
-        if kind in _PLAIN_QDISCS:
+        handle, parent = struct.unpack_from("=II", message, 24)
+        if kind in _PLAIN_QDISCS or (kind in _FIFOS and parent != _ROOT):
             continue
         found.setdefault(ifindex, []).append(text)
-        for parent, block in _BLOCKS.get(kind, ()):
-            body = struct.pack("=BxxxiIII", 0, ifindex, 0, parent, 0)
-            lines = [parse_filter(each, block) for each in channel.dump(RTM_GETTFILTER, body)]
+        own = ((handle, f"parent {handle >> 16:x}:"),) if kind not in _FIFOS else ()
+        for where, block in _BLOCKS.get(kind, own):
+            body = struct.pack("=BxxxiIII", 0, ifindex, 0, where, 0)
+            lines = [parse_filter(each, block, names) for each in _filters(channel, body)]
             found[ifindex] += [line for line in lines if line is not None]
     return {ifindex: tuple(lines) for ifindex, lines in found.items()}
+
+
+def _filters(channel: Channel, body: bytes) -> list[bytes]:
+    """Return the filters of a block; none where a qdisc has no classes, and so no block."""
+    try:
+        return channel.dump(RTM_GETTFILTER, body)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT):
+            return []
+        raise
 
 
 def read_queue_drops(channel: Channel) -> dict[str, int]:
@@ -385,11 +430,18 @@ def read_queue_drops(channel: Channel) -> dict[str, int]:
 
 
 def parse_qdisc(message: bytes) -> tuple[int, str, str]:
-    """Return (ifindex, kind, text) of one RTM_NEWQDISC message."""
+    """Return (ifindex, kind, text) of one RTM_NEWQDISC message, with the limits that drop by themselves."""
     ifindex, handle, parent = struct.unpack_from("=iII", message, 20)
     kind = _text(attribute(message, 1, offset=TC_HEADER_BYTES))
-    place = "root" if parent == 0xFFFFFFFF else f"parent {parent >> 16:x}:{parent & 0xFFFF:x}"
+    place = "root" if parent == _ROOT else f"parent {parent >> 16:x}:{parent & 0xFFFF:x}"
     text = f"qdisc {kind} {handle >> 16:x}: {place}"
+    options = attribute(message, 2, offset=TC_HEADER_BYTES) or b""
+    if kind in _FIFOS and len(options) >= 4:
+        # struct tc_fifo_qopt
+        text += f" limit {struct.unpack_from('=I', options)[0]}{_FIFOS[kind]}"
+    if kind == "netem" and len(options) >= 12 and (loss := struct.unpack_from("=I", options, 8)[0]):
+        # struct tc_netem_qopt: the chance is a fraction of 2^32 - 1.
+        text += f" loss {loss / 0xFFFFFFFF:.4g}"
     queue = attribute(message, 7, 3, offset=TC_HEADER_BYTES)
     if queue is not None and len(queue) >= 12:
         (drops,) = struct.unpack_from("=I", queue, 8)
@@ -397,15 +449,20 @@ def parse_qdisc(message: bytes) -> tuple[int, str, str]:
     return ifindex, kind, text
 
 
-def parse_filter(message: bytes, block: str) -> str | None:
-    """Return the text of one RTM_NEWTFILTER message; None for the header row that a classifier prints first."""
+def parse_filter(message: bytes, block: str, names: Mapping[int, str] | None = None) -> str | None:
+    """Return the text of one RTM_NEWTFILTER message; None for the header row that a classifier prints first.
+
+    `names` are those of the devices that filters redirect to, by ifindex. Of what a u32 filter matches only this is
+    told: whether it is everything ("match all").
+    """
     (info,) = struct.unpack_from("=I", message, 32)
     kind = _text(attribute(message, 1, offset=TC_HEADER_BYTES))
     options = attribute(message, 2, offset=TC_HEADER_BYTES)
     if options is None:
         return None
     actions = [
-        _action(payload) for _order, payload in attributes(attribute(options, _ACTION_ATTRIBUTE.get(kind, 0)) or b"")
+        _action(payload, names or {})
+        for _order, payload in attributes(attribute(options, _ACTION_ATTRIBUTE.get(kind, 0)) or b"")
     ]
     if kind == "bpf":
         name = _text(attribute(options, 7))
@@ -414,15 +471,40 @@ def parse_filter(message: bytes, block: str) -> str | None:
         actions.insert(0, f"{name}{' direct-action' if direct else ''}".strip())
     if kind == "u32" and not actions and attribute(options, 5) is None:
         return None
+    if kind == "matchall" and (attribute(options, 3) or b"\0")[0] & SKIP_SW:
+        actions.insert(0, "skip_sw")
+    if kind == "u32" and _matches_all(options):
+        actions.insert(0, "match all")
+    chain = attribute(message, 11, offset=TC_HEADER_BYTES)
+    number = struct.unpack_from("=I", chain)[0] if chain is not None and len(chain) >= 4 else 0
     protocol = struct.unpack(">H", struct.pack("=H", info & 0xFFFF))[0]
     shown = {0x0003: "all", 0x0800: "ip", 0x86DD: "ipv6", 0x0806: "arp"}.get(protocol, f"{protocol:#06x}")
-    return " ".join(["filter", block, "protocol", shown, "pref", str(info >> 16), kind, *actions]).rstrip()
+    words = ["filter", block, "protocol", shown, "pref", str(info >> 16), kind]
+    if number:
+        words += ["chain", str(number)]
+    return " ".join([*words, *actions]).rstrip()
 
 
-def _action(payload: bytes) -> str:
-    """Return one action of a filter as tc prints it: its kind, and for gact what it does with the packet."""
+def _matches_all(options: bytes) -> bool:
+    """Tell whether a u32 filter takes every packet of its protocol: the masks of all its keys are 0 (u32_classify)."""
+    chosen = attribute(options, 5)
+    # A link to another table, a device, a mark is one more condition (TCA_U32_LINK, _INDEV, _MARK).
+    if chosen is None or len(chosen) < 16 or any(attribute(options, each) is not None for each in (3, 8, 10)):
+        return False
+    if (attribute(options, 11) or b"\0")[0] & SKIP_SW:
+        return False
+    # struct tc_u32_sel and struct tc_u32_key: the mask comes first in each of the keys.
+    return all(chosen[16 + 16 * each : 20 + 16 * each] == b"\0\0\0\0" for each in range(chosen[2]))
+
+
+def _action(payload: bytes, names: Mapping[int, str]) -> str:
+    """Return one action of a filter as tc prints it: its kind, and for gact and mirred what it does with the packet."""
     kind = _text(attribute(payload, 1))
     parameters = attribute(payload, 2, 2)
+    if kind == "mirred" and parameters is not None and len(parameters) >= 28:
+        # struct tc_mirred
+        how, ifindex = struct.unpack_from("=iI", parameters, 20)
+        return f"action mirred {_MIRRED.get(how, str(how))} dev {names.get(ifindex, f'if{ifindex}')}"
     if kind != "gact" or parameters is None or len(parameters) < 12:
         return f"action {kind}"
     verdict = struct.unpack_from("=i", parameters, 8)[0]

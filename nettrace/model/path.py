@@ -145,6 +145,7 @@ class StepKind(StrEnum):
     RP_FILTER = "rp-filter"
     FORWARD = "forward"
     MTU = "mtu"
+    TC = "tc"
     LOCAL = "local"
     ENCAP = "encap"
     DECAP = "decap"
@@ -158,7 +159,8 @@ class Step(Model):
     `text` says it in one line. `open_ended` marks a next hop whose holder cannot be seen from this host. Of the
     object fields, the one that belongs to `kind` is set: `route` and `rule` for ROUTE, `neighbour` for NEIGHBOUR,
     `hook` for HOOK, `link` for XMIT and RECEIVE, `fdb` for BRIDGE, `socket` for LOCAL, `sysctl` ("name = value") for
-    RP_FILTER and FORWARD. `packet` is the packet as it leaves the step.
+    RP_FILTER and FORWARD, `program` (a line of the link's `tc`, or "xdp " and its `xdp`) for TC. `packet` is the
+    packet as it leaves the step.
     """
 
     kind: StepKind
@@ -179,6 +181,7 @@ class Step(Model):
     fdb: FdbEntry | None = None
     socket: Socket | None = None
     sysctl: str | None = None
+    program: str | None = None
     next_hop: IPAddress | None = None
     open_ended: bool = False
 

@@ -29,7 +29,7 @@ from nettrace.model.path import (
 )
 from nettrace.model.snapshot import FdbEntry, Gap, Link, Neighbour, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
-from nettrace.predict import arrival, children, neigh, overlay, relay, sockets
+from nettrace.predict import arrival, children, neigh, overlay, relay, sockets, traffic
 from nettrace.predict import asking as requests
 from nettrace.predict import bridge as bridging
 from nettrace.predict import route as routing
@@ -648,7 +648,7 @@ class _Walk:
     def _xmit(self, view: View, out: Link, packet: Packet, *, dst_mac: str | None) -> None:
         """Transmit a frame on a device."""
         if out.up:
-            packet = self._device_hook(view, Hook.EGRESS, out, packet)
+            packet = self._depart(view, out, packet)
         point = self.places.point(view, out)
         facts: dict[str, Any] = {
             "kind": StepKind.XMIT,
@@ -966,6 +966,8 @@ class _Walk:
             return
         if sibling is None:
             self._need_sibling(parent_view, parent, packet)
+        if parent.up:
+            packet = self._depart(parent_view, parent, packet)
         point = self.places.point(parent_view, parent)
         facts: dict[str, Any] = {
             "kind": StepKind.XMIT,
@@ -1024,6 +1026,8 @@ class _Walk:
             # ipvlan_process_v4_outbound: the parent's namespace sends it as its own, bound to the parent.
             self._local_output(parent_view, packet, packet.src)
             return
+        packet = self._depart(parent_view, parent, packet)
+        facts["packet"] = packet
         self._add(Step(text=f"out of {parent.name}", point=self.places.point(parent_view, parent), **facts))
         self._onward(parent_view, parent, packet, dst_mac)
 
@@ -1105,6 +1109,8 @@ class _Walk:
 
     def _receive(self, view: View, device: Link, packet: Packet, *, dst_mac: str | None) -> None:
         """Take a frame in on a device (__netif_receive_skb_core)."""
+        if device.up:
+            self._traffic_control(view, device, traffic.Place.XDP, packet)
         point = self.places.point(view, device)
         facts: dict[str, Any] = {
             "kind": StepKind.RECEIVE,
@@ -1122,6 +1128,7 @@ class _Walk:
         else:
             self._add(Step(text=f"in by {device.name}", point=point, **facts))
             self._lost_unasked()
+            self._traffic_control(view, device, traffic.Place.INGRESS, packet)
             packet = self._device_hook(view, Hook.INGRESS, device, packet)
         if device.master is not None and device.master in view.links and view.links[device.master].kind == "bridge":
             self._bridge_input(view, view.links[device.master], device, packet, dst_mac)
@@ -1268,6 +1275,8 @@ class _Walk:
 
         `sourced`: its way back was looked at already.
         """
+        if bridge.up:
+            self._traffic_control(view, bridge, traffic.Place.XDP, packet)
         point = self.places.point(view, bridge)
         facts: dict[str, Any] = {
             "kind": StepKind.RECEIVE,
@@ -1287,6 +1296,7 @@ class _Walk:
             )
         else:
             self._add(Step(text=f"up to {bridge.name}", point=point, **facts))
+            self._traffic_control(view, bridge, traffic.Place.INGRESS, packet)
             packet = self._device_hook(view, Hook.INGRESS, bridge, packet)
         self._ip_receive(view, bridge, packet, tracked=tracking, sourced=sourced)
 
@@ -1800,6 +1810,36 @@ class _Walk:
         iif, oif = (device.name, None) if hook is Hook.INGRESS else (None, device.name)
         stage = self.places.device(view, device)
         return self._hook(view, hook, packet, Tracking(), stage, family="netdev", iif=iif, oif=oif).packet
+
+    def _depart(self, view: View, out: Link, packet: Packet) -> Packet:
+        """Run what a frame meets at a device before packet sockets see it leave (__dev_queue_xmit)."""
+        packet = self._device_hook(view, Hook.EGRESS, out, packet)
+        self._traffic_control(view, out, traffic.Place.EGRESS, packet)
+        return packet
+
+    def _traffic_control(self, view: View, device: Link, place: traffic.Place, packet: Packet) -> None:
+        """Record what traffic control or an XDP program does with a frame at a device, or may do."""
+        if not device.tc and device.xdp is None:
+            return
+        protocol, length = traffic.of_family(packet.family), packet.length + traffic.ETHERNET_HEADER
+        found = traffic.met(device, place, protocol=protocol, length=length, find=view.by_name.get)
+        if found is None:
+            return
+        self._stop(
+            Step(
+                kind=StepKind.TC,
+                netns=view.id,
+                segment=self.places.device(view, device),
+                text=found.why,
+                packet=packet,
+                outcome=found.outcome,
+                reason=Reason.TC_DROP,
+                device=device.name,
+                ifindex=device.ifindex,
+                link=device,
+                program=found.program,
+            )
+        )
 
     def _doubt(self, view: View, stage: str, text: str, packet: Packet) -> None:
         """Record that the model cannot tell from here on, and go on as if the packet passed."""

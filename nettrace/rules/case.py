@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,6 +17,9 @@ from nettrace.model.observe import Observation
 from nettrace.model.path import Direction, Step, Trace
 from nettrace.model.snapshot import Link, Snapshot
 from nettrace.predict.world import View, World
+
+if TYPE_CHECKING:
+    from nettrace.rules.asked import Lost
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -42,6 +46,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def codes(self) -> dict[int, str]:
         """What rules have worked out about netfilter drops: the code of each, by its step's identity."""
         return {}
+
+    @cached_property
+    def lost_ask(self) -> Lost | None:
+        """The ARP or NDP request whose loss is why a packet is lost on the wire, None when there is none."""
+        from nettrace.rules.asked import find_lost_ask
+
+        return find_lost_ask(self)
 
     @property
     def blockers(self) -> tuple[Blocker, ...]:

@@ -23,7 +23,7 @@ from nettrace.netfilter.ruleset import Rule as FilterRule
 from nettrace.netfilter.ruleset import Table as FilterTable
 from nettrace.predict import neigh
 from nettrace.predict.world import View
-from nettrace.rules.arp_filters import arp_filtered
+from nettrace.rules.asked import dropped_by_rule
 from nettrace.rules.base import Hit, Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule, delete_rule, set_policy
@@ -106,7 +106,7 @@ def filtered(case: Case) -> list[tuple[Blocker, Step, RuleRef]]:
     for blocker, step in blockers(case, Reason.FILTERED):
         if step.hook is not None and step.hook.decided_by is not None:
             found.append((blocker, step, step.hook.decided_by))
-    return found or _counted(case) or arp_filtered(case)
+    return found or _counted(case) or dropped_by_rule(case)
 
 
 def _counted(case: Case) -> list[tuple[Blocker, Step, RuleRef]]:

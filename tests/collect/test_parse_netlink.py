@@ -216,7 +216,7 @@ def test_traffic_control() -> None:
     assert qdiscs["tbf"].startswith("qdisc tbf 8001: root") or ": root" in qdiscs["tbf"]
     lines = [parse_filter(message, "ingress") for message in messages("filters")]
     assert "filter ingress protocol all pref 49152 bpf direct-action" in lines
-    assert "filter ingress protocol ip pref 49152 u32 action mirred" in lines
+    assert "filter ingress protocol ip pref 49152 u32 action mirred egress mirror dev if6" in lines
     # Heads of classifiers and empty hash tables are no filters.
     assert lines.count(None) == len(lines) - 2
 

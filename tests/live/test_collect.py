@@ -205,7 +205,7 @@ def test_traffic_control_is_told(messy: tuple[str, Namespace]) -> None:
     told = " | ".join(by_name["e2"])
     assert "qdisc clsact" in told
     assert "filter ingress protocol all pref 49152 bpf direct-action" in told
-    assert "filter egress protocol ip pref 49152 u32 action mirred" in told
+    assert "filter egress protocol ip pref 49152 u32 action mirred egress mirror dev " in told
     assert by_name["p2"][0].startswith("qdisc tbf")
     assert by_name["lo"] == ()
 

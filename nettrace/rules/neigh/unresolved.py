@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from nettrace.correlate import Blocker
 from nettrace.model.base import IPAddress
-from nettrace.model.observe import Sighting
 from nettrace.model.path import LegEnd, Outcome, Reason, Step, StepKind
 from nettrace.model.text import route_text
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict import predict
+from nettrace.rules.asked import asked_in_vain
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_route, set_link
@@ -107,7 +107,7 @@ def _unanswered(case: Case) -> list[Hit]:
             view = case.view(step.netns)
             if step.kind is not StepKind.NEIGHBOUR or view is None:
                 continue
-            hop = next((each for each in _next_hops(case, blocker, step) if _asked_in_vain(case, step, each)), None)
+            hop = next((each for each in _next_hops(case, blocker, step) if asked_in_vain(case, step, each)), None)
             if hop is None:
                 continue
             if step.outcome is Outcome.UNKNOWN:
@@ -144,27 +144,6 @@ def _next_hops(case: Case, blocker: Blocker, step: Step) -> list[IPAddress]:
     hops = chosen.route.nexthops if chosen is not None and chosen.route is not None else ()
     others = [hop.gateway for hop in hops if hop.ifindex == step.ifindex and hop.gateway is not None]
     return [*([step.next_hop] if step.next_hop is not None else []), *others]
-
-
-def _asked_in_vain(case: Case, step: Step, next_hop: IPAddress) -> bool:
-    """Tell whether a next hop was asked for and did not answer, by the wire or by the kernel's own table."""
-    if any(each.packet.dst == next_hop and _there(case, each, step) for each in case.correlation.arp_unanswered):
-        return True
-    later = case.world_after.view(step.netns) if case.world_after is not None else None
-    if later is None:
-        return False
-    entry = later.neighbours.get((step.ifindex or 0, next_hop))
-    return entry is not None and entry.state in ("FAILED", "INCOMPLETE")
-
-
-def _there(case: Case, request: Sighting, step: Step) -> bool:
-    """Tell whether a request was heard on the link that the step asks on, not by another device of the namespace."""
-    point = next((each for each in case.trace.points if each.id == request.point), None)
-    view = case.view(step.netns)
-    link = view.links.get(point.ifindex) if view is not None and point is not None else None
-    if point is None or link is None or point.netns != step.netns:
-        return True
-    return step.ifindex in (link.ifindex, link.master)
 
 
 RULE = rule("neigh.unresolved", check, rank=90, needs=("neighbours",))

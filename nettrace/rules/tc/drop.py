@@ -1,10 +1,15 @@
 """A tc filter, a queueing discipline or an XDP program on the path drops.
 
-What it reports: the wire loses the packet at a device that has traffic control or a program attached.
+What it reports: a filter or queue that takes no such packet, as far as that can be read; or a loss on the wire at a
+    device that has traffic control or a program attached, of the packet or of the ARP that it waits for.
 Why traffic stops: qdiscs drop what exceeds their limits, filters and programs drop what they are told to.
 Proof: the qdisc, filter or program; its drop counter; the packet seen before the device and not on it.
 Remedy: remove it, or raise its limits.
-Known limits: programs are not read, so the model goes past them; only a probe shows the loss.
+Known limits: programs are not read: with one on the way the model does not tell whether the packet passes, and only a
+    probe shows the loss. Of filters no more is read than whether they match everything. Programs of netkit devices are
+    not listed, those attached by tcx only where the kernel lets itself be asked. What was attached by a BPF link goes
+    with that link alone, and who holds it is not seen. Whether an XDP program at the uplink or somebody beyond it lost
+    an answer cannot be told apart.
 Seen in the field: no public report was read; traffic shapers and eBPF programs of other tools bring it.
 """
 
@@ -13,105 +18,205 @@ from __future__ import annotations
 import errno
 import re
 
+from msgspec.structs import replace
+
 from nettrace.correlate import Blocker
-from nettrace.model.path import Point
+from nettrace.model.path import Direction, Reason, Step, StepKind
 from nettrace.model.snapshot import Link
-from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.model.verdict import Evidence, EvidenceKind, ObservedSight
+from nettrace.predict import traffic
 from nettrace.predict.world import View
-from nettrace.rules.base import Hit, Mend, Result, fired, rule
+from nettrace.rules.asked import Lost
+from nettrace.rules.base import Change, Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.faults import errno_or_wire, lost_on_wire
+from nettrace.rules.change import set_link
+from nettrace.rules.faults import blockers, errno_or_wire, lost_on_wire, view_of
+from nettrace.rules.traffic_facts import queue_rises, rise
 from nettrace.rules.wording import enter
 
-_DROPPED = re.compile(r"dropped (\d+)")
+#: How a program is taken off, by the mode that it runs in: `xdp off` alone takes the driver's where it can have one.
+_XDP = {"driver": "xdp", "generic": "xdpgeneric", "offloaded": "xdpoffload"}
+_FILTER = re.compile(r"filter (parent \S+|\S+) protocol \S+ pref (\d+) ")
 
 
 def check(case: Case) -> Result:
-    """Fire for a stop that only the wire shows, at a device with a qdisc, filter or program that can drop."""
-    hits = []
+    """Fire for a stop that the model reads from a queue or filter, and for a loss where only such a thing stands."""
+    hits: list[Hit | None] = [
+        _hit(case, blocker, step, step.program or "") for blocker, step in blockers(case, Reason.TC_DROP)
+    ]
+    asked = case.lost_ask
     for blocker in lost_on_wire(case):
-        for name, leaving in ((blocker.before, True), (blocker.after, False)):
-            point = next((each for each in case.trace.points if each.id == name), None)
-            view = case.view(point.netns) if point is not None else None
-            link = view.links.get(point.ifindex) if view is not None and point is not None else None
-            if point is None or view is None or link is None:
-                continue
-            attached = _attached(link, leaving=leaving)
-            if attached:
-                hits.append(_hit(case, blocker, point, view, link, attached))
-                break
+        if asked is not None and asked.blocker is blocker:
+            hits.append(_ask_lost(case, asked))
+        else:
+            hits.append(_lost(case, blocker))
     return fired(*hits)
 
 
-def _attached(link: Link, *, leaving: bool) -> list[str]:
-    """Return what can drop a packet that should come out of a device, or one that was seen there and went no further.
+def _lost(case: Case, blocker: Blocker) -> Hit | None:
+    """Return the finding of a loss on the wire between two points, by what the packet meets between them."""
+    found: list[tuple[int, int, Direction, Step, str]] = []
+    for index, (direction, step) in enumerate(_between(case, blocker)):
+        view = case.view(step.netns)
+        link = view.links.get(step.ifindex or 0) if view is not None else None
+        if view is None or link is None:
+            continue
+        for text, by in _met(case, view, link, step):
+            found.append((-by, index, direction, step, text))
+    if not found:
+        return None
+    _rise, _index, direction, step, text = min(found, key=lambda each: each[:2])
+    return _hit(case, blocker, step, text, direction=direction)
 
-    Packet sockets look at what leaves after the qdisc and the egress filters, and at what comes in before the ingress
-    filters; a driver's XDP program runs before both.
+
+def _met(case: Case, view: View, link: Link, step: Step) -> list[tuple[str, int]]:
+    """Return what can drop a packet at a step: its text, and by how much its drop counter rose."""
+    if step.kind is StepKind.TC and step.program is not None:
+        return [(step.program, _rise_of(case, view, link, step.program))]
+    if step.kind is not StepKind.XMIT:
+        return []
+    set_up = [(line, _rise_of(case, view, link, line)) for line in traffic.queues(link)]
+    known = {line.split()[1] for line, _by in set_up} | {"clsact", "ingress"}
+    # A queue that the device has by itself drops only what overflows it.
+    plain = [(f"qdisc {kind}", by) for kind, by in queue_rises(case, view, link).items() if kind not in known]
+    return [*set_up, *plain]
+
+
+def _rise_of(case: Case, view: View, link: Link, text: str) -> int:
+    """Return by how much what counts the drops of a queue, or of the filters, rose; 0 where nothing counts them."""
+    kinds = [text.split()[1]] if text.startswith("qdisc") else ["clsact", "ingress"]
+    if text.startswith("xdp") or " tcx " in text:
+        return 0
+    return max(rise(case, view, link, kind) for kind in kinds)
+
+
+def _between(case: Case, blocker: Blocker) -> list[tuple[Direction, Step]]:
+    """Return the steps between the last point that saw a packet and the first that did not, in travel order.
+
+    Of an answer that no point saw, those behind the packet's own last point come first: it may not have been taken.
     """
-    into = ("ingress", "clsact")
-    shaping = [line for line in link.tc if not any(word in line for word in into)]
-    coming = [line for line in link.tc if "ingress" in line and line.startswith("filter")]
-    program = [f"xdp {link.xdp}"] if link.xdp else []
-    if leaving:
-        egress = [line for line in link.tc if "egress" in line and line.startswith("filter")]
-        return list(dict.fromkeys([*shaping, *egress, *program]))
-    return [*coming, *program]
+    steps = case.steps(blocker.direction)
+    end = next((at for at, each in enumerate(steps) if _is(each, blocker.before)), len(steps) - 1)
+    start = 0
+    if blocker.after is not None:
+        at_point = [at for at, each in enumerate(steps[: end + 1]) if _is(each, blocker.after)]
+        start = at_point[-1] + 1 if at_point else end
+    found = [(blocker.direction, each) for each in steps[start : end + 1]]
+    if blocker.direction is Direction.REPLY and blocker.after is None:
+        forward = case.steps(Direction.FORWARD)
+        seen = {
+            each.point
+            for each in case.correlation.passages
+            if each.direction is Direction.FORWARD and each.observed is ObservedSight.SEEN
+        }
+        last = max((at for at, each in enumerate(forward) if each.point in seen), default=None)
+        if last is not None:
+            found = [*((Direction.FORWARD, each) for each in forward[last + 1 :]), *found]
+    return found
 
 
-def _hit(case: Case, blocker: Blocker, point: Point, view: View, link: Link, attached: list[str]) -> Hit:
-    rise = _rise(case, view, link)
+def _is(step: Step, point: str | None) -> bool:
+    return point is not None and step.point == point
+
+
+def _ask_lost(case: Case, asked: Lost) -> Hit | None:
+    """Return the finding of a loss of the ARP or NDP that the packet waits for."""
+    first = asked.suspects[0] if asked.suspects else None
+    if first is None or first.program is None:
+        return None
+    view, link, hop = first.spot.view, first.spot.link, asked.step.next_hop
+    asker = view_of(case, asked.step)
+    protocol = "ARP" if hop is not None and hop.version == 4 else "NDP"
+    lost = f"the answer to {asker.name}, which asks for {hop}," if first.spot.answer else f"the request for {hop}"
+    heard = [f"{'the answer' if asked.answered else 'the request'} was heard at {asked.after}"] if asked.after else []
+    heard += [f"not at {asked.before}"] if asked.before else []
+    evidence = Evidence(
+        kind=EvidenceKind.PACKET,
+        ref=asked.after or asked.before or f"{view.name}/{link.name}",
+        text=f"{protocol} for {hop}: " + (" and ".join(heard) or "never answered"),
+    )
+    hit = _hit(case, asked.blocker, first.step, first.program)
+    return replace(
+        hit,
+        explanation=f"{asker.name} must know the MAC address of {hop} before it can send, and {lost} is lost at "
+        f"{view.name}/{link.name}, where '{first.program.partition(' dropped ')[0]}' is attached.",
+        evidence=(hit.evidence[0], evidence, *hit.evidence[1:]),
+    )
+
+
+def _hit(case: Case, blocker: Blocker, step: Step, text: str, *, direction: Direction | None = None) -> Hit:
+    view = view_of(case, step)
+    link = view.links[step.ifindex or 0]
+    by = _rise_of(case, view, link, text)
+    shown = text.partition(" dropped ")[0]
     counted = (
         (
             Evidence(
                 kind=EvidenceKind.COUNTER,
                 ref=f"{view.name}/{link.name}",
-                text=f"its drop counter rose by {rise} while the probe ran",
+                text=f"its drop counter rose by {by} while the probe ran",
             ),
         )
-        if rise
+        if by
         else ()
     )
-    first = attached[0]
     full = " (the device's queue is full)" if case.correlation.errno == errno.ENOBUFS else ""
+    what = "is attached" if text.startswith(("filter", "xdp")) else "is the queue"
+    explanation = f"The packet is lost at {view.name}/{link.name}, where '{shown}' {what}{full}."
+    if text.startswith("xdp") and blocker.after is None and direction in (None, Direction.REPLY):
+        explanation += " Packet captures come behind an XDP program: what it gets is not seen."
     return Hit(
-        title=f"traffic control on {link.name} drops the packet: {first}",
-        explanation=f"The packet is lost at {view.name}/{link.name}, where '{first}' is attached{full}.",
+        title=f"traffic control on {link.name} drops the packet: {shown}",
+        explanation=explanation,
         at=f"{view.name}/{link.name}",
         evidence=(
-            *(Evidence(kind=EvidenceKind.LINK, ref=f"{view.name}/{link.name}", text=line) for line in attached),
+            Evidence(kind=EvidenceKind.LINK, ref=f"{view.name}/{link.name}", text=text),
             *counted,
             *errno_or_wire(case, blocker),
         ),
-        mend=Mend(
-            summary="Remove it, or raise its limits.",
-            commands=(enter(case, view.id) + _command(link, first),),
-        ),
+        mend=_mend(case, view, link, text),
         basis=blocker.basis,
         blocker=blocker,
-        segment=point.segment,
+        segment=step.segment,
+        direction=direction if direction is not blocker.direction else None,
         device=link.name,
         netns=view.id,
     )
 
 
-def _command(link: Link, text: str) -> str:
+def _mend(case: Case, view: View, link: Link, text: str) -> Mend:
+    prefix = enter(case, view.id)
+    commands, change = _removal(view, link, text)
+    if change is None:
+        return Mend(
+            summary="See what it is, and mend it where it was made.", commands=tuple(prefix + c for c in commands)
+        )
+    queue = text.startswith("qdisc")
+    return Mend(
+        summary="Remove it, or raise its limits." if queue else "Remove it, or mend the tool that attached it.",
+        commands=tuple(prefix + each for each in commands),
+        change=change,
+    )
+
+
+def _removal(view: View, link: Link, text: str) -> tuple[tuple[str, ...], Change | None]:
+    """Return the commands that take something off a device, and what they change; no change where only looks help."""
     if text.startswith("xdp"):
-        return f"ip link set dev {link.name} xdp off"
-    if text.startswith("filter"):
-        return f"tc filter del dev {link.name} {'ingress' if 'ingress' in text else 'egress'}"
-    return f"tc qdisc del dev {link.name} root"
-
-
-def _rise(case: Case, view: View, link: Link) -> int:
-    """Return by how much the drop counters of a device's qdiscs rose while the probe ran."""
-    later = case.world_after.view(view.id) if case.world_after is not None else None
-    after = later.links.get(link.ifindex) if later is not None else None
-    return max(0, _dropped(after) - _dropped(link)) if after is not None else 0
-
-
-def _dropped(link: Link) -> int:
-    return sum(int(found[1]) for line in link.tc if (found := _DROPPED.search(line)))
+        modes = [off for mode, off in _XDP.items() if f"xdp {mode}" in text] or ["xdpgeneric", "xdpdrv"]
+        change = set_link(view.id, link.ifindex, xdp=None)
+        return tuple(f"ip link set dev {link.name} {each} off" for each in modes), change
+    if " tcx " in text:
+        return (f"bpftool net show dev {link.name}",), None
+    if (found := _FILTER.match(text)) is not None:
+        # A preference holds one classifier of one protocol; what else has the same goes with it.
+        start = re.compile(rf"filter {re.escape(found[1])} protocol \S+ pref {found[2]} ")
+        kept = tuple(line for line in link.tc if not start.match(line))
+        command = f"tc filter del dev {link.name} {found[1]} pref {found[2]}"
+        return (command,), set_link(view.id, link.ifindex, tc=kept)
+    if text in link.tc:
+        kept = tuple(line for line in link.tc if line not in traffic.queues(link) and "filter parent" not in line)
+        return (f"tc qdisc del dev {link.name} root",), set_link(view.id, link.ifindex, tc=kept)
+    return (f"tc -s qdisc show dev {link.name}",), None
 
 
 RULE = rule("tc.drop", check, rank=27, needs=("links",))
