@@ -196,10 +196,13 @@ def _passages(
     """List the points of a leg in travel order, each once; `supposed` is the best that can be expected of the leg."""
     passages: list[Passage] = []
     pending: list[Step] = []
-    unknown = False
+    unknown = stopped = False
     for beyond, steps in ((False, leg.steps), (True, leg.beyond)):
         for step in steps:
             pending.append(step)
+            # What lies behind a program that was not read is no further than any other point.
+            passes = step.outcome in (Outcome.PASS, Outcome.ARRIVED) or _is_program(step)
+            stopped = stopped or not passes
             if step.outcome is Outcome.UNKNOWN:
                 unknown = True
             if step.point is None or any(each.point == step.point for each in passages):
@@ -220,12 +223,16 @@ def _passages(
                     agreement=_agreement(predicted, observed),
                     expected=step.packet,
                     sighting=sighting,
-                    beyond=beyond or stopped_here or supposed is PredictedSight.NOT_SEEN,
+                    beyond=stopped or supposed is PredictedSight.NOT_SEEN,
                     steps=tuple(pending),
                 )
             )
             pending = []
     return tuple(passages)
+
+
+def _is_program(step: Step) -> bool:
+    return step.kind is StepKind.TC and step.outcome is Outcome.UNKNOWN
 
 
 def _sight(point: str, direction: Direction, observation: Observation | None) -> tuple[Sighting | None, ObservedSight]:
@@ -484,7 +491,7 @@ def _observed_blockers(
         missing = [item for item in before_it if item.observed is ObservedSight.NOT_SEEN and not item.beyond]
         if missing and not blockers and not _request_meets_it_too(each.step, before_it, missing[0]):
             # The wire lost it earlier than the model does.
-            contradicted = True
+            contradicted = contradicted or missing[0].predicted is PredictedSight.SEEN
             blockers.append(_wire_gap(trace, passages, each.direction))
         blockers.append(
             Blocker(

@@ -144,8 +144,8 @@ def _behind(case: Case, ranked: list[_Ranked], depth: int = 0) -> list[_Ranked]:
     for change in changes:
         snapshot = change(snapshot) if change is not None else snapshot
     trace = predict(snapshot, case.flow)
-    ends = [leg.end for leg in (trace.forward, trace.reply) if leg is not None]
-    unrouted = trace.forward.end is LegEnd.LEFT
+    ends = [leg.passing for leg in (trace.forward, trace.reply) if leg is not None]
+    unrouted = trace.forward.passing is LegEnd.LEFT
     if _delivers(trace.forward, trace.reply) or LegEnd.NEEDS in ends or (LegEnd.UNKNOWN in ends and not unrouted):
         return []
     mended = Case(

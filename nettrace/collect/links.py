@@ -90,7 +90,9 @@ IFLA_LINKINFO, IFLA_INFO_DATA, IFLA_IPVLAN_FLAGS = 18, 2, 2
 _OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")
 _IPVLAN_MODES = {0: "l2", 1: "l3", 2: "l3s"}
 _IPVLAN_FLAGS = {0: "bridge", 1: "private", 2: "vepa"}
-_XDP_MODES = {1: "driver", 2: "generic", 3: "offloaded", 4: "several modes"}
+#: XDP_ATTACHED_*, by number and as pyroute2 calls them.
+_XDP_MODES: dict[object, str] = {1: "driver", 2: "generic", 3: "offloaded", 4: "several modes"}
+_XDP_MODES |= {"xdp": "driver", "xdpgeneric": "generic", "xdpoffload": "offloaded", "xdpmulti": "several modes"}
 
 
 def read_links(channel: Channel) -> tuple[tuple[Link, ...], dict[str, str]]:
@@ -271,7 +273,7 @@ def _xdp(attrs: Mapping[str, Any]) -> str | None:
     attached = attrs.get("IFLA_XDP_ATTACHED")
     if not attached:
         return None
-    mode = _XDP_MODES.get(attached, str(attached)) if isinstance(attached, int) else str(attached)
+    mode = _XDP_MODES.get(attached, str(attached))
     program = attrs.get("IFLA_XDP_PROG_ID")
     return f"{mode} prog id {program}" if program else mode
 
@@ -353,6 +355,7 @@ _PLAIN_QDISCS = {"noqueue", "pfifo_fast", "fq_codel", "fq", "mq", "pfifo_head_dr
 #: Those that somebody has set when they are a device's own, and that come with others beneath them.
 _FIFOS = {"pfifo": "p", "bfifo": "b"}
 _ROOT = 0xFFFFFFFF
+ETH_FRAME_LEN = 1514
 #: TCA_CLS_FLAGS_SKIP_SW: a filter for the hardware alone.
 SKIP_SW = 2
 _TC_ACTIONS = {
@@ -396,7 +399,9 @@ def read_traffic_control(channel: Channel, names: Mapping[int, str]) -> dict[int
     for message in channel.dump(RTM_GETQDISC, struct.pack("=BxxxiIII", 0, 0, 0, 0, 0)):
         ifindex, kind, text = parse_qdisc(message)
         handle, parent = struct.unpack_from("=II", message, 24)
-        if kind in _PLAIN_QDISCS or (kind in _FIFOS and parent != _ROOT):
+        # Beneath others a queue is of note only where a full frame does not fit.
+        tiny = _limit(message) < {"pfifo": 1, "bfifo": ETH_FRAME_LEN}.get(kind, 0)
+        if kind in _PLAIN_QDISCS or (kind in _FIFOS and parent != _ROOT and not tiny):
             continue
         found.setdefault(ifindex, []).append(text)
         own = ((handle, f"parent {handle >> 16:x}:"),) if kind not in _FIFOS else ()
@@ -437,16 +442,28 @@ def parse_qdisc(message: bytes) -> tuple[int, str, str]:
     text = f"qdisc {kind} {handle >> 16:x}: {place}"
     options = attribute(message, 2, offset=TC_HEADER_BYTES) or b""
     if kind in _FIFOS and len(options) >= 4:
-        # struct tc_fifo_qopt
-        text += f" limit {struct.unpack_from('=I', options)[0]}{_FIFOS[kind]}"
+        text += f" limit {_limit(message)}{_FIFOS[kind]}"
+    shape = attribute(options, 1) if kind == "tbf" else None
+    if shape is not None and len(shape) >= 36:
+        # struct tc_tbf_qopt: bytes a second, and the burst as the time that it takes, in ticks of 64 ns.
+        rate, ticks = struct.unpack_from("=I", shape, 8)[0], struct.unpack_from("=I", shape, 28)[0]
+        text += f" rate {8 * rate}bit burst {round(rate * ticks * 64 / 1e9)}b"
     if kind == "netem" and len(options) >= 12 and (loss := struct.unpack_from("=I", options, 8)[0]):
         # struct tc_netem_qopt: the chance is a fraction of 2^32 - 1.
         text += f" loss {loss / 0xFFFFFFFF:.4g}"
     queue = attribute(message, 7, 3, offset=TC_HEADER_BYTES)
     if queue is not None and len(queue) >= 12:
-        (drops,) = struct.unpack_from("=I", queue, 8)
+        # struct gnet_stats_queue: packets and bytes that are waiting, and those that were dropped.
+        waiting, _bytes, drops = struct.unpack_from("=III", queue)
+        text += f" backlog {waiting}p" if waiting else ""
         text += f" dropped {drops}"
     return ifindex, kind, text
+
+
+def _limit(message: bytes) -> int:
+    """Return the limit of a pfifo or bfifo (struct tc_fifo_qopt)."""
+    options = attribute(message, 2, offset=TC_HEADER_BYTES) or b""
+    return int(struct.unpack_from("=I", options)[0]) if len(options) >= 4 else 0xFFFFFFFF
 
 
 def parse_filter(message: bytes, block: str, names: Mapping[int, str] | None = None) -> str | None:

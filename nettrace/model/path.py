@@ -214,6 +214,19 @@ class Leg(Model):
     needs: tuple[int, ...] = ()
     answer: Packet | None = None
 
+    @property
+    def passing(self) -> LegEnd:
+        """How the leg ends if the programs that were not read let the packet pass (tcx, XDP, a filter's)."""
+        steps = (*self.steps, *self.beyond)
+        decided = [step for step in steps if step.outcome not in (Outcome.PASS, Outcome.ARRIVED)]
+        if self.end is not LegEnd.UNKNOWN or not decided:
+            return self.end
+        if any(step.kind is not StepKind.TC or step.outcome is not Outcome.UNKNOWN for step in decided):
+            return self.end
+        if steps[-1].outcome is Outcome.ARRIVED:
+            return LegEnd.ARRIVED
+        return LegEnd.LEFT if steps[-1].kind is StepKind.LEAVE else self.end
+
 
 class Trace(Model):
     """The model's whole answer: the points in travel order, the forward leg, the reply leg when there is one.

@@ -148,15 +148,20 @@ def _queues(link: Link, length: int) -> Iterable[Met]:
         shape = _QDISC.match(line)
         assert shape is not None
         limit = re.search(r" limit (\d+)(b|p)\b", shape[4])
+        burst = re.search(r" burst (\d+)b\b", shape[4])
         loss = re.search(r" loss (\S+)", shape[4])
+        full = limit is not None and int(limit[1]) < (length if limit[2] == "b" else 1)
         if shape[1] == "blackhole":
             yield Met(program=line, outcome=Outcome.DROP, why=f"{link.name} has a queue that drops all: {line}")
-        elif (
-            shape[1] in ("bfifo", "pfifo") and limit is not None and int(limit[1]) < (length if limit[2] == "b" else 1)
+        elif (shape[1] in ("bfifo", "pfifo") and full) or (
+            # The burst was a time and is rounded; the kernel has it to the byte.
+            shape[1] == "tbf" and burst is not None and int(burst[1]) * 1.01 < length
         ):
             why = f"the queue of {link.name} has no room for a frame of {length} bytes: {line}"
-            yield Met(program=line, outcome=Outcome.DROP, why=why)
+            # Which of the classes above it the frame goes to is not known.
+            outcome = Outcome.DROP if shape[3] == "root" else Outcome.UNKNOWN
+            yield Met(program=line, outcome=outcome, why=why)
         elif shape[1] == "netem" and loss is not None:
-            certain = float(loss[1]) >= 1
+            certain = float(loss[1]) >= 1 and shape[3] == "root"
             why = f"the queue of {link.name} drops {'all' if certain else 'some'} packets on purpose: {line}"
             yield Met(program=line, outcome=Outcome.DROP if certain else Outcome.UNKNOWN, why=why)

@@ -30,7 +30,7 @@ from nettrace.predict.hooks import run_hook
 from nettrace.predict.segment import Places
 from nettrace.predict.world import View
 from nettrace.rules.case import Case
-from nettrace.rules.traffic_facts import rise
+from nettrace.rules.traffic_facts import counts, rise_of
 
 _REQUESTS = (SightingKind.ARP_REQUEST, SightingKind.NDP_SOLICIT)
 _ANSWERS = (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
@@ -70,7 +70,7 @@ class Suspect(msgspec.Struct, frozen=True):
     """What may have dropped a request or its answer: a rule, or something of a device's traffic control.
 
     `step` tells it as a stop of the packet that waits. `rise` is by how much its drop counter rose,
-    None if it has none.
+    None if it has none; `certain`: what it drops was read.
     """
 
     spot: Spot
@@ -78,6 +78,7 @@ class Suspect(msgspec.Struct, frozen=True):
     ref: RuleRef | None = None
     program: str | None = None
     rise: int | None = None
+    certain: bool = False
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -154,7 +155,7 @@ def _follow(case: Case, blocker: Blocker, step: Step, next_hop: IPAddress) -> Lo
     suspects = [each for spot in between[:afar] for each in _suspects(case, step, spot, next_hop)]
     # A counter that did not move is the word of a rule that it dropped nothing; filters may take away uncounted.
     suspects = [each for each in suspects if each.ref is None or each.rise != 0]
-    suspects.sort(key=lambda each: not each.rise)
+    suspects.sort(key=_likelihood)
     return Lost(
         blocker=blocker,
         step=step,
@@ -163,6 +164,15 @@ def _follow(case: Case, blocker: Blocker, step: Step, next_hop: IPAddress) -> Lo
         answered=last is not None and spots[last].answer,
         suspects=tuple(suspects),
     )
+
+
+def _likelihood(suspect: Suspect) -> int:
+    """Order suspects: what counted a drop, what says that it drops, what is not counted, what counted none."""
+    if suspect.rise:
+        return 0
+    if suspect.ref is not None or suspect.certain:
+        return 1
+    return 2 if suspect.rise is None else 3
 
 
 def _way(case: Case, view: View, asker: Link, next_hop: IPAddress) -> list[Spot]:
@@ -296,7 +306,9 @@ def _programs(case: Case, step: Step, spot: Spot, place: traffic.Place, family: 
     if found is not None:
         places = Places(case.world, case.flow)
         told = _stop(step, spot, places.device(view, link), found.why, Reason.TC_DROP, kind=StepKind.TC, link=link)
-        yield Suspect(spot, replace(told, program=found.program), None, found.program, rise(case, view, link) or None)
+        told = replace(told, program=found.program)
+        by = rise_of(case, view, link, found.program) if counts(case, link, found.program) else None
+        yield Suspect(spot, told, None, found.program, by, found.outcome is Outcome.DROP)
 
 
 def _rules(

@@ -49,7 +49,7 @@ def leaving(case: Case) -> Leaving | None:
     blocker = next(
         (each for each in case.blockers if each.direction is Direction.REPLY and each.segment is Segment.REMOTE), None
     )
-    if blocker is None or case.trace.forward.end is not LegEnd.LEFT:
+    if blocker is None or case.trace.forward.passing is not LegEnd.LEFT:
         return None
     steps = case.steps(Direction.FORWARD)
     out = next((step for step in steps if step.kind is StepKind.LEAVE), None)

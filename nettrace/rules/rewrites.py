@@ -74,8 +74,8 @@ def _gone(blocker: Blocker, trace: Trace) -> bool:
     if any(leg.end in (LegEnd.NEEDS, LegEnd.UNKNOWN) for leg in legs if leg.direction is blocker.direction):
         return False
     if step is None or step.kind is StepKind.LEAVE:
-        ended = trace.forward.end in (LegEnd.ARRIVED, LegEnd.LEFT)
-        return ended and trace.reply is not None and trace.reply.end is LegEnd.ARRIVED
+        ended = trace.forward.passing in (LegEnd.ARRIVED, LegEnd.LEFT)
+        return ended and trace.reply is not None and trace.reply.passing is LegEnd.ARRIVED
     return not any(
         (each.reason, each.netns, each.device, each.segment) == (step.reason, step.netns, step.device, step.segment)
         and each.outcome is Outcome.DROP

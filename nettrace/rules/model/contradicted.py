@@ -5,7 +5,7 @@ Why traffic stops: it need not: this tells that something on the host is not wha
     nettrace's model is wrong.
 Proof: both, at the first point where they part.
 Remedy: report it, with a bundle.
-Known limits: none.
+Known limits: what queues drop, and what becomes of ARP and NDP, is not predicted; a loss there is no disagreement.
 Seen in the field: where the kernel and this model of it part; please report it, with a bundle.
 """
 
@@ -16,6 +16,7 @@ from nettrace.model.verdict import Agreement, Basis, Evidence, EvidenceKind, Sev
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import dropping_rules_that_moved
+from nettrace.rules.traffic_facts import lost_at
 from nettrace.rules.wording import place_of, untaken_by
 
 
@@ -23,6 +24,8 @@ def check(case: Case) -> Result:
     """Fire when a probe contradicts the trace."""
     correlation = case.correlation
     if not correlation.probed or correlation.model_stands:
+        return fired()
+    if _beyond_the_model(case):
         return fired()
     at, said = _difference(case)
     moved = tuple(
@@ -54,6 +57,17 @@ def _difference(case: Case) -> tuple[str, str]:
             said = f"predicted {each.predicted.value}, {each.observed.value} on the wire ({each.direction.value})"
             return each.point, said
     return case.flow.src.name, "the flow was predicted to stop, and got through"
+
+
+def _beyond_the_model(case: Case) -> bool:
+    """Tell whether the loss is one that the model never says anything about: a full queue, or ARP that is dropped."""
+    first = case.blockers[0] if case.blockers else None
+    if first is None or first.step is not None:
+        return False
+    if case.lost_ask is not None and case.lost_ask.blocker is first:
+        return bool(case.lost_ask.suspects)
+    found = lost_at(case, first)
+    return found is not None and found.rise > 0
 
 
 RULE = rule("model.contradicted", check, rank=95, needs=("links",), severity=Severity.WARNING)

@@ -27,7 +27,7 @@ def check(case: Case) -> Result:
     blocker = next(
         (each for each in case.blockers if each.direction is Direction.REPLY and each.segment is Segment.REMOTE), None
     )
-    if case.flow.family != 6 or blocker is None or case.trace.forward.end is not LegEnd.LEFT:
+    if case.flow.family != 6 or blocker is None or case.trace.forward.passing is not LegEnd.LEFT:
         return fired()
     out = next((step for step in case.steps(Direction.FORWARD) if step.kind is StepKind.LEAVE), None)
     if out is None or out.netns != case.world.host or out.ifindex is None:

@@ -88,7 +88,7 @@ def _other_way(case: Case, blocker: Blocker, step: Step, chosen: Step | None) ->
     change = delete_route(step.netns, route)
     trace = predict(change(case.before), case.flow)
     ends = (LegEnd.ARRIVED, LegEnd.LEFT)
-    if trace.forward.end not in ends or trace.reply is None or trace.reply.end is not LegEnd.ARRIVED:
+    if trace.forward.passing not in ends or trace.reply is None or trace.reply.passing is not LegEnd.ARRIVED:
         return None
     text = route_text(route, names(view_of(case, step)))
     table = f" table {route.table}" if route.table != 254 else ""

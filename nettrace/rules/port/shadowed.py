@@ -81,7 +81,7 @@ def _by_socket(case: Case, ask: Asked, want: Wanted, socket: Socket) -> Hit:
 def _by_rule(case: Case, ask: Asked, want: Wanted) -> Hit | None:
     """Return the finding of a translation that another rule did: with a stop behind it, that is nat.dnat-shadowed."""
     right, _wrong = dnat_rules(ask.host, want)
-    if ask.nat is None or case.blockers or case.trace.forward.end is not LegEnd.ARRIVED:
+    if ask.nat is None or case.blockers or case.trace.forward.passing is not LegEnd.ARRIVED:
         return None
     last = case.steps(Direction.FORWARD)[-1].packet
     if last.dst == want.target and last.dport == want.port.container_port:

@@ -22,7 +22,7 @@ from nettrace.rules.nat_facts import leaving
 def check(case: Case) -> Result:
     """Fire when the flow left this host, was seen leaving, and nothing at all came back."""
     correlation = case.correlation
-    if not correlation.probed or not correlation.silent or case.trace.forward.end is not LegEnd.LEFT:
+    if not correlation.probed or not correlation.silent or case.trace.forward.passing is not LegEnd.LEFT:
         return fired()
     if leaving(case) is not None:
         # It left with an address that nobody can answer: that has codes of its own.

@@ -23,7 +23,7 @@ from nettrace.rules.wording import TIME_EXCEEDED, answer_text
 def check(case: Case) -> Result:
     """Fire when the flow left this host and was refused from there."""
     correlation = case.correlation
-    if case.trace.forward.end is not LegEnd.LEFT or not case.blockers:
+    if case.trace.forward.passing is not LegEnd.LEFT or not case.blockers:
         return fired()
     refusals = [
         each

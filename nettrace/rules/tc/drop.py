@@ -21,9 +21,9 @@ import re
 from msgspec.structs import replace
 
 from nettrace.correlate import Blocker
-from nettrace.model.path import Direction, Reason, Step, StepKind
+from nettrace.model.path import Direction, Reason, Step
 from nettrace.model.snapshot import Link
-from nettrace.model.verdict import Evidence, EvidenceKind, ObservedSight
+from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict import traffic
 from nettrace.predict.world import View
 from nettrace.rules.asked import Lost
@@ -31,7 +31,7 @@ from nettrace.rules.base import Change, Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import set_link
 from nettrace.rules.faults import blockers, errno_or_wire, lost_on_wire, view_of
-from nettrace.rules.traffic_facts import queue_rises, rise
+from nettrace.rules.traffic_facts import lost_at, rise_of
 from nettrace.rules.wording import enter
 
 #: How a program is taken off, by the mode that it runs in: `xdp off` alone takes the driver's where it can have one.
@@ -55,68 +55,8 @@ def check(case: Case) -> Result:
 
 def _lost(case: Case, blocker: Blocker) -> Hit | None:
     """Return the finding of a loss on the wire between two points, by what the packet meets between them."""
-    found: list[tuple[int, int, Direction, Step, str]] = []
-    for index, (direction, step) in enumerate(_between(case, blocker)):
-        view = case.view(step.netns)
-        link = view.links.get(step.ifindex or 0) if view is not None else None
-        if view is None or link is None:
-            continue
-        for text, by in _met(case, view, link, step):
-            found.append((-by, index, direction, step, text))
-    if not found:
-        return None
-    _rise, _index, direction, step, text = min(found, key=lambda each: each[:2])
-    return _hit(case, blocker, step, text, direction=direction)
-
-
-def _met(case: Case, view: View, link: Link, step: Step) -> list[tuple[str, int]]:
-    """Return what can drop a packet at a step: its text, and by how much its drop counter rose."""
-    if step.kind is StepKind.TC and step.program is not None:
-        return [(step.program, _rise_of(case, view, link, step.program))]
-    if step.kind is not StepKind.XMIT:
-        return []
-    set_up = [(line, _rise_of(case, view, link, line)) for line in traffic.queues(link)]
-    known = {line.split()[1] for line, _by in set_up} | {"clsact", "ingress"}
-    # A queue that the device has by itself drops only what overflows it.
-    plain = [(f"qdisc {kind}", by) for kind, by in queue_rises(case, view, link).items() if kind not in known]
-    return [*set_up, *plain]
-
-
-def _rise_of(case: Case, view: View, link: Link, text: str) -> int:
-    """Return by how much what counts the drops of a queue, or of the filters, rose; 0 where nothing counts them."""
-    kinds = [text.split()[1]] if text.startswith("qdisc") else ["clsact", "ingress"]
-    if text.startswith("xdp") or " tcx " in text:
-        return 0
-    return max(rise(case, view, link, kind) for kind in kinds)
-
-
-def _between(case: Case, blocker: Blocker) -> list[tuple[Direction, Step]]:
-    """Return the steps between the last point that saw a packet and the first that did not, in travel order.
-
-    Of an answer that no point saw, those behind the packet's own last point come first: it may not have been taken.
-    """
-    steps = case.steps(blocker.direction)
-    end = next((at for at, each in enumerate(steps) if _is(each, blocker.before)), len(steps) - 1)
-    start = 0
-    if blocker.after is not None:
-        at_point = [at for at, each in enumerate(steps[: end + 1]) if _is(each, blocker.after)]
-        start = at_point[-1] + 1 if at_point else end
-    found = [(blocker.direction, each) for each in steps[start : end + 1]]
-    if blocker.direction is Direction.REPLY and blocker.after is None:
-        forward = case.steps(Direction.FORWARD)
-        seen = {
-            each.point
-            for each in case.correlation.passages
-            if each.direction is Direction.FORWARD and each.observed is ObservedSight.SEEN
-        }
-        last = max((at for at, each in enumerate(forward) if each.point in seen), default=None)
-        if last is not None:
-            found = [*((Direction.FORWARD, each) for each in forward[last + 1 :]), *found]
-    return found
-
-
-def _is(step: Step, point: str | None) -> bool:
-    return point is not None and step.point == point
+    found = lost_at(case, blocker)
+    return _hit(case, blocker, found.step, found.text, direction=found.direction) if found is not None else None
 
 
 def _ask_lost(case: Case, asked: Lost) -> Hit | None:
@@ -147,7 +87,7 @@ def _ask_lost(case: Case, asked: Lost) -> Hit | None:
 def _hit(case: Case, blocker: Blocker, step: Step, text: str, *, direction: Direction | None = None) -> Hit:
     view = view_of(case, step)
     link = view.links[step.ifindex or 0]
-    by = _rise_of(case, view, link, text)
+    by = rise_of(case, view, link, text)
     shown = text.partition(" dropped ")[0]
     counted = (
         (
