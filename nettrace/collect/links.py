@@ -356,6 +356,7 @@ _PLAIN_QDISCS = {"noqueue", "pfifo_fast", "fq_codel", "fq", "mq", "pfifo_head_dr
 _FIFOS = {"pfifo": "p", "bfifo": "b"}
 _ROOT = 0xFFFFFFFF
 ETH_FRAME_LEN = 1514
+TBF_LEAST_RATE = 256
 #: TCA_CLS_FLAGS_SKIP_SW: a filter for the hardware alone.
 SKIP_SW = 2
 _TC_ACTIONS = {
@@ -445,9 +446,11 @@ def parse_qdisc(message: bytes) -> tuple[int, str, str]:
         text += f" limit {_limit(message)}{_FIFOS[kind]}"
     shape = attribute(options, 1) if kind == "tbf" else None
     if shape is not None and len(shape) >= 36:
-        # struct tc_tbf_qopt: bytes a second, and the burst as the time that it takes, in ticks of 64 ns.
+        # struct tc_tbf_qopt: bytes a second, and the burst as the time that it takes, in ticks of 64 ns. With a rate so
+        # low that this time overflows its 32 bits for one frame, it tells nothing.
         rate, ticks = struct.unpack_from("=I", shape, 8)[0], struct.unpack_from("=I", shape, 28)[0]
-        text += f" rate {8 * rate}bit burst {round(rate * ticks * 64 / 1e9)}b"
+        text += f" rate {8 * rate}bit"
+        text += f" burst {round(rate * ticks * 64 / 1e9)}b" if rate >= TBF_LEAST_RATE else ""
     if kind == "netem" and len(options) >= 12 and (loss := struct.unpack_from("=I", options, 8)[0]):
         # struct tc_netem_qopt: the chance is a fraction of 2^32 - 1.
         text += f" loss {loss / 0xFFFFFFFF:.4g}"

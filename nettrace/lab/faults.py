@@ -1297,6 +1297,55 @@ def _bridges() -> Iterable[Fault]:
         break_commands=host("tc qdisc add dev {uplink.dev} root tbf rate 8bit burst 10 limit 10"),
         mend_commands=host("tc qdisc del dev {uplink.dev} root"),
     )
+    for name, where, device, segment, direction, flow, kinds in (
+        ("uplink-fifo", "host", "{uplink.dev}", Segment.EGRESS, Direction.FORWARD, OUT, ("docker", "none")),
+        ("destination-fifo", "web", "eth0", Segment.DESTINATION, Direction.REPLY, PEER, ("none",)),
+    ):
+        yield Fault(
+            name=name,
+            code="tc.drop",
+            summary="a device's queue holds one byte",
+            flow=flow,
+            segment=segment,
+            direction=direction,
+            break_commands=_at(where, f"tc qdisc add dev {device} root bfifo limit 1"),
+            mend_commands=_at(where, f"tc qdisc del dev {device} root"),
+            kinds=kinds,
+        )
+    shot = "bpf da bytecode '1,6 0 0 2,'"
+    away = "protocol ip u32 match u32 0 0 action mirred egress redirect dev lo"
+    forget = host(FORGET) + inside("app", "ip neigh flush dev eth0") + inside("web", "ip neigh flush dev eth0")
+    docker, none = ("docker", "none"), ("none",)
+    for name, where, device, filtered, more, segment, direction, flow, kinds in (
+        ("veth-redirect", "host", "{app.veth}", f"ingress {away}", (), Segment.SOURCE, Direction.FORWARD, OUT, none),
+        ("bridge-bpf", "host", "{app.bridge}", f"egress {shot}", (), Segment.BRIDGE, Direction.REPLY, OUT, none),
+        ("uplink-bpf", "host", "{uplink.dev}", f"ingress {shot}", (), Segment.EGRESS, Direction.REPLY, OUT, docker),
+        (
+            "destination-ingress-bpf", "web", "eth0", f"ingress {shot}", (),
+            Segment.DESTINATION, Direction.FORWARD, PEER_HTTP, docker,
+        ),
+        (
+            "destination-redirect", "web", "eth0", f"ingress {away}", (),
+            Segment.DESTINATION, Direction.FORWARD, PEER, none,
+        ),
+        ("source-arp-bpf", "app", "eth0", f"ingress {shot}", forget, Segment.SOURCE, Direction.FORWARD, OUT, docker),
+        (
+            "peer-arp-bpf", "host", "{web.veth}", f"egress {shot}", forget,
+            Segment.DESTINATION, Direction.FORWARD, PEER, none,
+        ),
+    ):  # fmt: skip
+        yield Fault(
+            name=name,
+            code="tc.drop",
+            summary="a tc filter takes packets away" if not more else "a tc filter drops ARP with all else",
+            flow=flow,
+            segment=segment,
+            direction=direction,
+            break_commands=_at(where, f"tc qdisc add dev {device} clsact", f"tc filter add dev {device} {filtered}")
+            + more,
+            mend_commands=_at(where, f"tc qdisc del dev {device} clsact"),
+            kinds=kinds,
+        )
     yield Fault(
         name="source-tbf",
         code="tc.drop",
@@ -1799,6 +1848,20 @@ def _crafted_rules() -> Iterable[Fault]:
             segment,
             direction,
             kinds=kinds,
+        )
+    for name, where, device, code in (
+        ("veth-arp-drop", "host", "{app.veth}", "filter.rule-drop"),
+        ("source-arp-drop", "app", "eth0", "filter.container-drop"),
+    ):
+        rule = "add rule netdev guard c ether type arp drop"
+        made = f"nft 'add table netdev guard; {chain.format('ingress', device)}; {rule}'"
+        yield _made(
+            name,
+            code,
+            "an nft chain of family netdev drops the ARP that comes in by a device",
+            _at(where, made) + host(FORGET) + inside("app", "ip neigh flush dev eth0"),
+            _at(where, "nft delete table netdev guard"),
+            Segment.SOURCE,
         )
     yield _made(
         "ebtables-policy",

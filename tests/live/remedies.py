@@ -36,13 +36,11 @@ NOT_PASTED = {
 #: The same in labs without an engine: there is none to restart, or to connect a container again.
 WITHOUT_ENGINE = {"docker-chain-jump-deleted", "forward-flushed", "ruleset-flushed", "veth-deleted-plain"}
 #: Remedies that work although the model cannot say so: a container that is started or connected gets a namespace anew;
-#: queues and the ports that conntrack has left are not modelled.
+#: the ports that conntrack has left are not modelled.
 BEYOND_THE_MODEL = {
     "source-stopped",
     "destination-stopped",
     "veth-deleted",
-    "source-tbf",
-    "uplink-tbf",
     "snat-port-exhausted",
 }
 STOPPING = ("blocking", "degrading")
