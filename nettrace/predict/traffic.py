@@ -92,6 +92,7 @@ def _applying(link: Link, place: Place, protocol: str) -> Iterable[tuple[str, re
 
 
 def _filters(link: Link, place: Place, protocol: str, find: Callable[[str], Link | None]) -> Iterable[Met]:
+    off = False
     for line, shape in _applying(link, place, protocol):
         kind, rest = shape[4], shape[5]
         if kind == "tcx" or (kind == "bpf" and "direct-action" in rest):
@@ -103,10 +104,12 @@ def _filters(link: Link, place: Place, protocol: str, find: Callable[[str], Link
         if ending is Outcome.PASS:
             if certain:
                 return
+            # It may have let the packet off, past all that follows.
+            off = True
             continue
         if ending is None:
             continue
-        if ending is Outcome.DROP and certain:
+        if ending is Outcome.DROP and certain and not off:
             why = f"a filter at the {place} of {link.name} takes every packet away: {line}"
             yield Met(program=line, outcome=Outcome.DROP, why=why)
             return

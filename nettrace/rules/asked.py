@@ -150,20 +150,30 @@ def _follow(case: Case, blocker: Blocker, step: Step, next_hop: IPAddress) -> Lo
     start = 0 if last is None else last + 1
     end = next((index for index in range(start, len(spots)) if heard[index] is False), len(spots) - 1)
     between = spots[start : end + 1]
+    silent = last is None and _asked_before(view, asker, next_hop)
+    if silent:
+        # The kernel had asked already, and its next try was not due while the captures were open.
+        between = spots
     # What is beyond this host's sight may have kept silent: nothing behind it is to blame.
     afar = next((index for index, spot in enumerate(between) if spot.what is What.AFAR), len(between))
     suspects = [each for spot in between[:afar] for each in _suspects(case, step, spot, next_hop)]
     # A counter that did not move is the word of a rule that it dropped nothing; filters may take away uncounted.
-    suspects = [each for each in suspects if each.ref is None or each.rise != 0]
+    suspects = [each for each in suspects if silent or each.ref is None or each.rise != 0]
     suspects.sort(key=_likelihood)
     return Lost(
         blocker=blocker,
         step=step,
         after=_point_id(case, spots[last]) if last is not None else None,
-        before=_point_id(case, spots[end]) if heard[end] is False else None,
+        before=_point_id(case, spots[end]) if heard[end] is False and not silent else None,
         answered=last is not None and spots[last].answer,
         suspects=tuple(suspects),
     )
+
+
+def _asked_before(view: View, asker: Link, next_hop: IPAddress) -> bool:
+    """Tell whether a request was under way before the probe (NUD_INCOMPLETE)."""
+    entry = view.neighbours.get((asker.ifindex, next_hop))
+    return entry is not None and entry.state == "INCOMPLETE"
 
 
 def _likelihood(suspect: Suspect) -> int:
