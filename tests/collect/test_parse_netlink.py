@@ -234,6 +234,62 @@ def test_a_filter_that_drops_says_so() -> None:
     assert parse_filter(message, "ingress") == "filter ingress protocol ip pref 10 matchall action drop"
 
 
+def filter_message(kind: bytes, options: bytes, *more: bytes) -> bytes:
+    info = 10 << 16 | struct.unpack("=H", struct.pack(">H", 0x0800))[0]
+    body = struct.pack("=BxxxiIII", 0, 3, 1, 0xFFFFFFF2, info) + attr(1, kind) + attr(2, options) + b"".join(more)
+    return struct.pack("=IHHII", 16 + len(body), 44, 2, 1, 0) + body
+
+
+def qdisc_message(kind: bytes, options: bytes, *, parent: int = 0xFFFFFFFF, queue: tuple[int, ...] = (0,) * 5) -> bytes:
+    body = struct.pack("=BxxxiIII", 0, 3, 0x80010000, parent, 0) + attr(1, kind) + attr(2, options)
+    body += attr(7, attr(3, struct.pack("=5I", *queue)))
+    return struct.pack("=IHHII", 16 + len(body), 36, 2, 1, 0) + body
+
+
+def test_a_filter_tells_whether_it_matches_all_and_where_it_sends_to() -> None:
+    redirect = attr(2, attr(2, struct.pack("=IIiiiiI", 1, 0, 4, 1, 1, 1, 6)))
+    acts = attr(7, attr(1, attr(1, b"mirred\0") + redirect))
+
+    def u32(mask: int, *more: bytes) -> bytes:
+        key = struct.pack(">IIii", mask, 0, 16, 0)
+        return attr(5, struct.pack("=BBBxHHhhI", 1, 0, 1, 0, 0, 0, 0, 0) + key) + b"".join(more) + acts
+
+    start = "filter ingress protocol ip pref 10 u32"
+    to = "action mirred egress redirect dev dummy0"
+    for options, chain, words in (
+        (u32(0), (), f" match all {to}"),
+        (u32(0xFF), (), f" {to}"),
+        (u32(0, attr(10, b"\0" * 12)), (), f" {to}"),
+        (u32(0, attr(11, struct.pack("=I", 2))), (), f" {to}"),
+        (u32(0), (attr(11, struct.pack("=I", 5)),), f" chain 5 match all {to}"),
+    ):
+        assert parse_filter(filter_message(b"u32\0", options, *chain), "ingress", {6: "dummy0"}) == start + words
+    assert parse_filter(filter_message(b"matchall\0", attr(3, struct.pack("=I", 2))), "ingress") == (
+        "filter ingress protocol ip pref 10 matchall skip_sw"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        (b"bfifo\0", struct.pack("=I", 1), "limit 1b"),
+        (b"pfifo\0", struct.pack("=I", 0), "limit 0p"),
+        (b"netem\0", struct.pack("=6I", 0, 1000, 0xFFFFFFFF // 2, 0, 0, 0), "loss 0.5"),
+        (b"netem\0", struct.pack("=6I", 0, 1000, 0, 0, 0, 0), ""),
+        (b"tbf\0", attr(1, struct.pack("=8xI12xIII", 1000, 3000, 93750000, 0)), "rate 8000bit burst 6000b"),
+        # A byte a second: the time for one frame does not fit into what the kernel tells.
+        (b"tbf\0", attr(1, struct.pack("=8xI12xIII", 1, 3000, 93750000, 0)), "rate 8bit"),
+        (b"htb\0", b"", ""),
+    ],
+)
+def test_a_queue_tells_the_limits_that_drop_by_themselves(kind: bytes, options: bytes, words: str) -> None:
+    name = kind.decode().rstrip("\0")
+    shown = f" {words}" if words else ""
+    assert parse_qdisc(qdisc_message(kind, options)) == (3, name, f"qdisc {name} 8001: root{shown} dropped 0")
+    held = qdisc_message(kind, options, parent=0x10010, queue=(2, 196, 7, 0, 0))
+    assert parse_qdisc(held)[2] == f"qdisc {name} 8001: parent 1:10{shown} backlog 2p dropped 7"
+
+
 def test_bridge_vlans_come_as_single_ones_and_ranges() -> None:
     spec = b"".join(
         attr(2, struct.pack("=HH", flags, vid)) for flags, vid in ((0x6, 1), (0x8, 10), (0x10, 12), (0x4, 20))

@@ -1,7 +1,8 @@
 """Attach a BPF program of two instructions to a device of the own network namespace, without a compiler.
 
 `python attach.py DEVICE KIND VERDICT`: KIND is xdp, xdpgeneric, tcx-ingress or tcx-egress, VERDICT what the program
-returns (XDP_DROP 1, XDP_PASS 2; TC_ACT_OK 0, TC_ACT_SHOT 2). Run in the namespaces of labs.
+returns (XDP_DROP 1, XDP_PASS 2; TC_ACT_OK 0, TC_ACT_SHOT 2), or "off" to take one of tcx off again. Run in the
+namespaces of labs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import struct
 import sys
 
 BPF = {"x86_64": 321, "aarch64": 280}
-PROG_LOAD, PROG_ATTACH = 5, 8
+PROG_LOAD, PROG_ATTACH, PROG_DETACH = 5, 8, 9
 SCHED_CLS, XDP = 3, 6
 TCX = {"tcx-ingress": 46, "tcx-egress": 47}
 FLAGS = {"xdp": 0, "xdpgeneric": 2}
@@ -51,10 +52,12 @@ def set_xdp(ifindex: int, program: int, flags: int) -> None:
 
 
 def main(device: str, kind: str, verdict: str) -> None:
-    """Attach it; the kernel holds it from then on."""
+    """Attach it: the kernel holds it from then on; or take it off."""
     ifindex = socket.if_nametoindex(device)
     if kind in FLAGS:
         set_xdp(ifindex, load(XDP, int(verdict)), FLAGS[kind])
+    elif verdict == "off":
+        bpf(PROG_DETACH, struct.pack("=IIII", ifindex, 0, TCX[kind], 0))
     else:
         bpf(PROG_ATTACH, struct.pack("=IIII", ifindex, load(SCHED_CLS, int(verdict)), TCX[kind], 0))
 
