@@ -95,10 +95,11 @@ _XDP_MODES: dict[object, str] = {1: "driver", 2: "generic", 3: "offloaded", 4: "
 _XDP_MODES |= {"xdp": "driver", "xdpgeneric": "generic", "xdpoffload": "offloaded", "xdpmulti": "several modes"}
 
 
-def read_links(channel: Channel) -> tuple[tuple[Link, ...], dict[str, str]]:
+def read_links(channel: Channel, *, inside: bool = False) -> tuple[tuple[Link, ...], dict[str, str]]:
     """Read every device of a namespace, and the per-device sysctls that the kernel sends along.
 
-    Bridge VLANs and tc filters are asked for only where a device shows that there are some.
+    Bridge VLANs and tc filters are asked for only where a device shows that there are some; programs attached by tcx
+    only if the calling thread is `inside` the namespace.
     """
     raw = channel.dump(RTM_GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0))
     links = [parse_link(message) for message in raw]
@@ -111,7 +112,7 @@ def read_links(channel: Channel) -> tuple[tuple[Link, ...], dict[str, str]]:
         )
         vlans = parse_port_vlans(channel.dump(RTM_GETLINK, body))
         links = [_with_vlans(link, vlans) for link in links]
-    attached = read_traffic_control(channel, {link.ifindex: link.name for link in links})
+    attached = read_traffic_control(channel, {link.ifindex: link.name for link in links}, inside=inside)
     if attached:
         links = [replace(link, tc=attached[link.ifindex]) if link.ifindex in attached else link for link in links]
     return tuple(links), sysctls
@@ -388,14 +389,17 @@ _ACTION_ATTRIBUTE = {
 _BLOCKS = {"clsact": ((0xFFFFFFF2, "ingress"), (0xFFFFFFF3, "egress")), "ingress": ((0xFFFF0000, "ingress"),)}
 
 
-def read_traffic_control(channel: Channel, names: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
+def read_traffic_control(
+    channel: Channel, names: Mapping[int, str], *, inside: bool = False
+) -> dict[int, tuple[str, ...]]:
     """Return what could drop packets in traffic control, by ifindex, as `tc` would print it.
 
     `names` are those of the devices, by ifindex. Filters are asked for only on devices with a clsact or ingress qdisc,
     or with one that has classes. BPF programs that are attached by tcx come first: the kernel runs them so (tcx_run).
+    They can only be asked for `inside` the namespace.
     """
     found: dict[int, list[str]] = {}
-    for ifindex, programs in read_tcx(names).items():
+    for ifindex, programs in read_tcx(names).items() if inside else ():
         found[ifindex] = list(programs)
     for message in channel.dump(RTM_GETQDISC, struct.pack("=BxxxiIII", 0, 0, 0, 0, 0)):
         ifindex, kind, text = parse_qdisc(message)

@@ -91,7 +91,7 @@ def read_namespace(
             device_sysctls: dict[str, str] = {}
 
             def links() -> tuple[Link, ...]:
-                found, sysctls = read_links(channel)
+                found, sysctls = read_links(channel, inside=True)
                 device_sysctls.update(sysctls)
                 return found
 
@@ -135,7 +135,7 @@ def read_again(
         try:
             return replace(
                 before,
-                links=visit.table("links", lambda: read_links(channel)[0]),
+                links=visit.table("links", lambda: read_links(channel, inside=True)[0]),
                 neighbours=visit.table("neighbours", lambda: read_neighbours(channel)),
                 conntrack=visit.conntrack(),
                 counters=visit.values("counters", lambda: read_counters() | read_queue_drops(channel)),

@@ -7,7 +7,7 @@ Proof: the rule itself, found by walking every table of both backends in the ker
     before and after the probe; the points that saw the packet and those that did not.
 Remedy: the command that deletes the rule, or the accept that is missing.
 Known limits: rules that limit by rate or chance are told as assumptions. A rule against ARP is suspected by what it
-    says, where the next hop was asked in vain; whether it matched this very request is not known.
+    says, where the request or its answer was lost; whether it matched this very one is not known.
 Seen in the field: own rules in DOCKER-USER block more than meant, often the answers (moby#22054, moby#4737,
     ufw-docker#115); own nftables tables drop what Docker's accept (lxd#8716, netavark#977, moby#26824). Very common.
 """
