@@ -60,6 +60,10 @@ class _Ranked(msgspec.Struct, frozen=True):
     def severity(self) -> Severity:
         return self.hit.severity or self.rule.severity
 
+    @property
+    def rank(self) -> int:
+        return self.hit.rank if self.hit.rank is not None else self.rule.rank
+
 
 def diagnose(case: Case, *, timing: Timing, version: str) -> Verdict:
     """Return the verdict of a case."""
@@ -105,9 +109,9 @@ def _run_rules(case: Case) -> list[_Ranked]:
     best: dict[int, int] = {}
     for each in found:
         if each.hit.blocker is not None:
-            best[each.position] = min(best.get(each.position, each.rule.rank), each.rule.rank)
-    kept = [each for each in found if each.hit.blocker is None or each.rule.rank == best[each.position]]
-    kept.sort(key=lambda each: (_ORDER[each.severity] > 1, each.position, each.rule.rank, each.rule.code))
+            best[each.position] = min(best.get(each.position, each.rank), each.rank)
+    kept = [each for each in found if each.hit.blocker is None or each.rank == best[each.position]]
+    kept.sort(key=lambda each: (_ORDER[each.severity] > 1, each.position, each.rank, each.rule.code))
     unique: list[_Ranked] = []
     for each in kept:
         if not any((each.rule.code, each.hit.title) == (other.rule.code, other.hit.title) for other in unique):

@@ -30,7 +30,7 @@ from nettrace.predict.hooks import run_hook
 from nettrace.predict.segment import Places
 from nettrace.predict.world import View
 from nettrace.rules.case import Case
-from nettrace.rules.traffic_facts import counts, rise_of
+from nettrace.rules.traffic_facts import between, counts, rise_of
 
 _REQUESTS = (SightingKind.ARP_REQUEST, SightingKind.NDP_SOLICIT)
 _ANSWERS = (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
@@ -101,7 +101,7 @@ def find_lost_ask(case: Case) -> Lost | None:
     for blocker in case.blockers:
         if blocker.step is not None:
             continue
-        for step in case.steps(blocker.direction):
+        for _direction, step in between(case, blocker):
             resolved = step.kind is StepKind.NEIGHBOUR and step.outcome is Outcome.PASS
             if resolved and step.next_hop is not None and asked_in_vain(case, step, step.next_hop):
                 return _follow(case, blocker, step, step.next_hop)
@@ -149,14 +149,14 @@ def _follow(case: Case, blocker: Blocker, step: Step, next_hop: IPAddress) -> Lo
     last = max((index for index, seen in enumerate(heard) if seen), default=None)
     start = 0 if last is None else last + 1
     end = next((index for index in range(start, len(spots)) if heard[index] is False), len(spots) - 1)
-    between = spots[start : end + 1]
+    gap = spots[start : end + 1]
     silent = last is None and _asked_before(view, asker, next_hop)
     if silent:
         # The kernel had asked already, and its next try was not due while the captures were open.
-        between = spots
+        gap = spots
     # What is beyond this host's sight may have kept silent: nothing behind it is to blame.
-    afar = next((index for index, spot in enumerate(between) if spot.what is What.AFAR), len(between))
-    suspects = [each for spot in between[:afar] for each in _suspects(case, step, spot, next_hop)]
+    afar = next((index for index, spot in enumerate(gap) if spot.what is What.AFAR), len(gap))
+    suspects = [each for spot in gap[:afar] for each in _suspects(case, step, spot, next_hop)]
     # A counter that did not move is the word of a rule that it dropped nothing; filters may take away uncounted.
     suspects = [each for each in suspects if silent or each.ref is None or each.rise != 0]
     suspects.sort(key=_likelihood)

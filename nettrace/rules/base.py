@@ -30,7 +30,8 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """One fault found: where, the sentences for a person, the evidence, and how to mend it.
 
     `blocker` is the stop that this fault explains, None for a fault that explains none (a warning). `segment`,
-    `device` and `direction` correct the stop where the fault lies elsewhere than its effect.
+    `device` and `direction` correct the stop where the fault lies elsewhere than its effect. `rank` replaces that of
+    the rule, for a finding on weaker evidence than its others.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     basis: Basis
     blocker: Blocker | None = None
     severity: Severity | None = None
+    rank: int | None = None
     segment: Segment | None = None
     direction: Direction | None = None
     device: str | None = None

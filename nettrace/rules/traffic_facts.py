@@ -36,7 +36,7 @@ def lost_at(case: Case, blocker: Blocker) -> LostAt | None:
     """
     found: list[LostAt] = []
     outside = False
-    for direction, step in _between(case, blocker):
+    for direction, step in between(case, blocker):
         outside = outside or step.kind is StepKind.LEAVE
         view = case.view(step.netns)
         link = view.links.get(step.ifindex or 0) if view is not None else None
@@ -96,7 +96,7 @@ def rise_of(case: Case, view: View, link: Link, text: str) -> int:
     return max(rise(case, view, link, kind) for kind in kinds)
 
 
-def _between(case: Case, blocker: Blocker) -> list[tuple[Direction, Step]]:
+def between(case: Case, blocker: Blocker) -> list[tuple[Direction, Step]]:
     """Return the steps between the last point that saw a packet and the first that did not, in travel order.
 
     Of an answer that no point saw, those behind the packet's own last point come first: it may not have been taken.

@@ -400,3 +400,26 @@ def test_an_xdp_program_is_taken_off_in_its_own_mode(xdp: str, commands: tuple[s
     verdict = diagnose_case(lab.snapshot(), ask(lab, "app", "8.8.8.8"), wire=observed(until="app/eth0"))
     assert verdict.findings[0].remedy.commands == commands
     assert verdict.findings[0].remedy.verified == "yes"
+
+
+@pytest.mark.parametrize(("drops", "code"), [(0, "conntrack.table-full"), (3, "tc.drop")])
+def test_a_program_that_dropped_nothing_gives_way_to_what_has_evidence(drops: int, code: str) -> None:
+    lab = plain_lab()
+    lab.host.edit("docker0", tc=(CLSACT.format(0), ANY.format("ingress")))
+    lab.host.counters.update({"nf_conntrack.count": 512, "nf_conntrack.max": 512})
+    after = counted(lab, "host", "docker0", "clsact", drops)
+    verdict = diagnose_case(
+        lab.snapshot(), ask(lab, "app", "8.8.8.8"), wire=observed(until="host/docker0"), after=after
+    )
+    assert [each.code for each in verdict.findings] == [code]
+
+
+def test_a_next_hop_that_failed_elsewhere_is_not_why_a_packet_is_lost_here() -> None:
+    """The uplink's entry is of an earlier try: this packet never came so far."""
+    lab = plain_lab()
+    lab.host.edit("veth-app", tc=(CLSACT.format(0), ANY.format("ingress")))
+    after = afterwards(lab, "host", ip_address("203.0.113.1"), "FAILED")
+    verdict = diagnose_case(
+        lab.snapshot(), ask(lab, "app", "8.8.8.8"), wire=observed(until="host/veth-app"), after=after
+    )
+    assert named(verdict) == ("tc.drop", "source", "forward")

@@ -21,7 +21,7 @@ import re
 from msgspec.structs import replace
 
 from nettrace.correlate import Blocker
-from nettrace.model.path import Direction, Reason, Step
+from nettrace.model.path import Direction, Outcome, Reason, Step
 from nettrace.model.snapshot import Link
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict import traffic
@@ -36,6 +36,8 @@ from nettrace.rules.wording import enter
 
 #: How a program is taken off, by the mode that it runs in: `xdp off` alone takes the driver's where it can have one.
 _XDP = {"driver": "xdp", "generic": "xdpgeneric", "offloaded": "xdpoffload"}
+#: A program that nothing says dropped anything explains a loss only where nothing else does that has evidence.
+_UNPROVEN = 85
 _FILTER = re.compile(r"filter (parent \S+|\S+) protocol \S+ pref (\d+) ")
 
 
@@ -78,6 +80,7 @@ def _ask_lost(case: Case, asked: Lost) -> Hit | None:
     hit = _hit(case, asked.blocker, first.step, first.program)
     return replace(
         hit,
+        rank=None if first.rise or first.certain else _UNPROVEN,
         explanation=f"{asker.name} must know the MAC address of {hop} before it can send, and {lost} is lost at "
         f"{view.name}/{link.name}, where '{first.program.partition(' dropped ')[0]}' is attached.",
         evidence=(hit.evidence[0], evidence, *hit.evidence[1:]),
@@ -119,6 +122,7 @@ def _hit(case: Case, blocker: Blocker, step: Step, text: str, *, direction: Dire
         blocker=blocker,
         segment=step.segment,
         direction=direction if direction is not blocker.direction else None,
+        rank=None if by or text.startswith("qdisc") or step.outcome is Outcome.DROP else _UNPROVEN,
         device=link.name,
         netns=view.id,
     )
