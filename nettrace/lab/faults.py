@@ -1304,15 +1304,16 @@ def _bridges() -> Iterable[Fault]:
         yield Fault(
             name=name,
             code="tc.drop",
-            summary="a device's queue holds one byte",
+            summary="a device's queue holds less than one packet, and ARP",
             flow=flow,
             segment=segment,
             direction=direction,
-            break_commands=_at(where, f"tc qdisc add dev {device} root bfifo limit 1"),
+            break_commands=_at(where, f"tc qdisc add dev {device} root bfifo limit 60"),
             mend_commands=_at(where, f"tc qdisc del dev {device} root"),
             kinds=kinds,
         )
-    shot = "bpf da bytecode '1,6 0 0 2,'"
+    # Of IP alone, or of ARP too: whether that is needed at the time is no part of the fault.
+    shot, shot_all = (f"protocol {protocol} bpf da bytecode '1,6 0 0 2,'" for protocol in ("ip", "all"))
     away = "protocol ip u32 match u32 0 0 action mirred egress redirect dev lo"
     forget = host(FORGET) + inside("app", "ip neigh flush dev eth0") + inside("web", "ip neigh flush dev eth0")
     docker, none = ("docker", "none"), ("none",)
@@ -1328,9 +1329,12 @@ def _bridges() -> Iterable[Fault]:
             "destination-redirect", "web", "eth0", f"ingress {away}", (),
             Segment.DESTINATION, Direction.FORWARD, PEER, none,
         ),
-        ("source-arp-bpf", "app", "eth0", f"ingress {shot}", forget, Segment.SOURCE, Direction.FORWARD, OUT, docker),
         (
-            "peer-arp-bpf", "host", "{web.veth}", f"egress {shot}", forget,
+            "source-arp-bpf", "app", "eth0", f"ingress {shot_all}", forget,
+            Segment.SOURCE, Direction.FORWARD, OUT, docker,
+        ),
+        (
+            "peer-arp-bpf", "host", "{web.veth}", f"egress {shot_all}", forget,
             Segment.DESTINATION, Direction.FORWARD, PEER, none,
         ),
     ):  # fmt: skip

@@ -124,7 +124,7 @@ def test_a_program_on_the_way(
         assert (predicted.code, predicted.verdict["outcome"]) == (3, "inconclusive")
         assert any(f"{device} is not read" in gap["reason"] for gap in predicted.verdict["gaps"])
         detach(lab, where, device, way)
-        attach(lab, where, device, way, drops)
+        attach(lab, where, device, way, drops, "ip")
         said = ask(askers, lab, *question)
         assert (said.code, told(said)) == (1, (["tc.drop"], segment, direction))
         remedy = said.verdict["findings"][0]["remedy"]
