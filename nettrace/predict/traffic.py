@@ -75,11 +75,6 @@ def queues(link: Link) -> list[str]:
     return [line for line in link.tc if (at := _QDISC.match(line)) and at[1] not in ("clsact", "ingress")]
 
 
-def filters(link: Link, place: Place, protocol: str) -> list[str]:
-    """Return the filters that a frame of a protocol meets at a device, in their order."""
-    return [line for line, _shape in _applying(link, place, protocol)]
-
-
 def _applying(link: Link, place: Place, protocol: str) -> Iterable[tuple[str, re.Match[str]]]:
     for line in link.tc:
         shape = _FILTER.match(line)

@@ -1830,7 +1830,7 @@ class _Walk:
                 kind=StepKind.TC,
                 netns=view.id,
                 segment=self.places.device(view, device),
-                text=found.why,
+                text=f"{view.name}: {found.why}",
                 packet=packet,
                 outcome=found.outcome,
                 reason=Reason.TC_DROP,
