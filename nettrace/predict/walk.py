@@ -1213,7 +1213,7 @@ class _Walk:
             self._finish(LegEnd.DROPPED)
         if target == bridge.mac and bridging.lost_itself(view, bridge):
             facts |= {"device": bridge.name, "ifindex": bridge.ifindex, "link": bridge, "reason": Reason.FDB_WRONG_PORT}
-            text = f"the bridge {bridge.name} has no forwarding entry for its own address {bridge.mac}, and takes nothing for it"
+            text = f"the bridge {bridge.name} has no entry for its own address {bridge.mac}, and takes nothing for it"
             self._stop(Step(outcome=Outcome.DROP, text=text, packet=packet, **facts))
             target = None  # as if it had
         taken = bridging.taken_up(view, bridge, port, target) if target is not None and not elsewhere else None
