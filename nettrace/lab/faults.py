@@ -2056,6 +2056,16 @@ def _crafted_bridges() -> Iterable[Fault]:
         flow=PEER,
         kinds=both,
     )
+    own = "$(ip -br link show {app.bridge} | awk '{{print $3}}') dev {app.bridge} self"
+    yield _made(
+        "fdb-own-deleted",
+        "bridge.fdb-wrong",
+        "the bridge has no forwarding entry for its own address, as after a flush, and does not take what is for it",
+        host(f"bridge fdb del {own}"),
+        host(f"bridge fdb add {own} permanent"),
+        Segment.BRIDGE,
+        kinds=both,
+    )
     unlearnt = "bridge fdb del {web.mac} dev {web.veth} master 2>/dev/null || true"
     for name, summary, broken, mended, flow in (
         (

@@ -116,7 +116,10 @@ def bridge_of(world: World, view: View, link: Link) -> tuple[View, Link, Link | 
 def _to_the_bridge(view: View, bridge: Link) -> Lost | None:
     if bridge.mac is None or bridging.is_local_mac(view, bridge, bridge.mac):
         return None
-    entry = next(each for each in view.fdb[bridge.ifindex] if each.mac == bridge.mac)
+    entry = next((each for each in view.fdb.get(bridge.ifindex, ()) if each.mac == bridge.mac), None)
+    if entry is None:
+        text = f"the bridge {bridge.name} has no entry for its own address {bridge.mac}, and takes no answers to it"
+        return Lost(netns=view.id, link=bridge, reason=Reason.FDB_WRONG_PORT, text=text, heard=True)
     port = view.links.get(entry.ifindex, bridge)
     text = f"answers to {bridge.name} ({bridge.mac}) go out of {port.name}: a forwarding entry says that it is there"
     return Lost(netns=view.id, link=port, reason=Reason.FDB_WRONG_PORT, text=text, heard=True, fdb=entry)

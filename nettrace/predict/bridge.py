@@ -6,7 +6,7 @@ and when br_netfilter calls IP hooks for bridged frames.
 
 from __future__ import annotations
 
-from nettrace.model.base import IPAddress, Missing, Model
+from nettrace.model.base import IPAddress, Missing, Model, rows
 from nettrace.model.path import Reason
 from nettrace.model.snapshot import BridgePort, FdbEntry, Link
 from nettrace.predict import neigh
@@ -81,11 +81,22 @@ def calls_iptables(view: View, bridge: Link, family: int) -> bool:
 def is_local_mac(view: View, bridge: Link, mac: str) -> bool:
     """Tell whether a bridge takes frames to the MAC as its own (br_handle_frame_finish).
 
-    The forwarding entry alone decides, so that one that was replaced takes the bridge's own address away from it;
-    without any, the address itself tells.
+    The forwarding entry alone decides, so that one that was replaced, or flushed, takes the bridge's own address away
+    from it. Where no entries are known at all, the address itself tells.
     """
     entries = [entry for entry in view.fdb.get(bridge.ifindex, ()) if entry.mac == mac]
-    return any(entry.local for entry in entries) if entries else mac == bridge.mac
+    if entries:
+        return any(entry.local for entry in entries)
+    return mac == bridge.mac and not lost_itself(view, bridge)
+
+
+def lost_itself(view: View, bridge: Link) -> bool:
+    """Tell whether a bridge has no entry for its own address any more: `bridge fdb flush` spares none.
+
+    It then floods frames for itself to its ports and does not take them, but for one in promiscuous mode.
+    """
+    known = bool(rows(view.ns.fdb)) and not bridge.promisc
+    return known and all(entry.mac != bridge.mac for entry in view.fdb.get(bridge.ifindex, ()))
 
 
 def taken_up(view: View, bridge: Link, port: Link, mac: str) -> FdbEntry | None:

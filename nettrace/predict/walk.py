@@ -1218,6 +1218,11 @@ class _Walk:
         ):
             # Nobody answered for the next hop, so nothing is known of where the frame would go.
             self._finish(LegEnd.DROPPED)
+        if target == bridge.mac and bridging.lost_itself(view, bridge):
+            facts |= {"device": bridge.name, "ifindex": bridge.ifindex, "link": bridge, "reason": Reason.FDB_WRONG_PORT}
+            text = f"the bridge {bridge.name} has no entry for its own address {bridge.mac}, and takes nothing for it"
+            self._stop(Step(outcome=Outcome.DROP, text=text, packet=packet, **facts))
+            target = None  # as if it had
         taken = bridging.taken_up(view, bridge, port, target) if target is not None and not elsewhere else None
         if taken is not None:
             entry_at = view.links.get(taken.ifindex, bridge)

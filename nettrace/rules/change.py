@@ -282,6 +282,11 @@ def forget_neighbours(netns: int) -> Change:
     return _section("neighbours", netns, lambda rows: (row for row in rows if row.state == "PERMANENT"))
 
 
+def add_fdb(netns: int, entry: FdbEntry) -> Change:
+    """Add a forwarding entry."""
+    return _section("fdb", netns, lambda rows: (*rows, entry))
+
+
 def delete_fdb(netns: int, mac: str, ifindex: int) -> Change:
     """Delete a forwarding entry."""
     return _section("fdb", netns, lambda rows: (row for row in rows if (row.mac, row.ifindex) != (mac, ifindex)))

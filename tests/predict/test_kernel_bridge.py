@@ -109,7 +109,7 @@ def test_answers_to_a_bridge_whose_address_lies_behind_a_port_do_not_come_up() -
     lab.host.neighbours.clear()
     assert predict(lab.snapshot(), ask(lab, "host", "app")).forward.end is LegEnd.ARRIVED
     bridge, port = lab.host.link("docker0"), lab.host.link("veth-web")
-    lab.host.fdb.append(FdbEntry(ifindex=port.ifindex, mac=bridge.mac or "", master=bridge.ifindex, state="static"))
+    lab.host.fdb = [FdbEntry(ifindex=port.ifindex, mac=bridge.mac or "", master=bridge.ifindex, state="static")]
     steps = predict(lab.snapshot(), ask(lab, "host", "app")).forward.steps
     stops = [(step.kind, step.reason, step.device) for step in steps if step.outcome is Outcome.DROP]
     assert stops == [(StepKind.NEIGHBOUR, Reason.FDB_WRONG_PORT, "veth-web")]
@@ -176,6 +176,20 @@ def test_a_local_entry_brings_frames_for_another_up_to_the_host_which_drops_them
     lab = plain_lab()
     local(lab, lab.host.link("veth-app").mac or "", "veth-app")
     assert stops(lab) == []
+
+
+def test_a_bridge_without_an_entry_for_itself_takes_nothing_for_itself() -> None:
+    """br_handle_frame_finish floods what has no entry; only promiscuous mode has the bridge take it all the same."""
+    lab = plain_lab()
+    lab.host.fdb = [each for each in lab.host.fdb if each.ifindex != 3]
+    assert stops(lab, "app", "8.8.8.8")[:1] == [(StepKind.BRIDGE, Reason.FDB_WRONG_PORT, "docker0")]
+    assert stops(lab, "host", "app")[:1] == [(StepKind.NEIGHBOUR, Reason.FDB_WRONG_PORT, "docker0")]
+    assert stops(lab, "app", "web") == []
+    lab.host.edit("docker0", promisc=True)
+    assert stops(lab, "app", "8.8.8.8") == []
+    lab.host.edit("docker0", promisc=False)
+    lab.host.fdb = []  # nothing is known of it
+    assert stops(lab, "app", "8.8.8.8") == []
 
 
 def test_a_local_entry_of_a_port_does_not_keep_the_host_itself_from_it() -> None:

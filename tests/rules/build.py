@@ -385,6 +385,10 @@ def plain_lab() -> Lab:
         Link(ifindex=3, name="docker0", kind="bridge", mac=BRIDGE_MAC["docker0"], operstate="UP", bridge=BridgeInfo()),
         Link(ifindex=4, name="br-net1", kind="bridge", mac=BRIDGE_MAC["br-net1"], operstate="UP", bridge=BridgeInfo()),
     ]
+    host.fdb = [
+        FdbEntry(ifindex=index, mac=BRIDGE_MAC[name], master=index, state="permanent", local=True)
+        for index, name in ((3, "docker0"), (4, "br-net1"))
+    ]
     host.hold("lo", "127.0.0.1/8", scope="host")
     host.hold("lo", "::1/128", scope="host")
     host.hold("eth0", "203.0.113.2/24")

@@ -545,6 +545,14 @@ ROWS = (
         segment=Segment.BRIDGE,
     ),
     Row(
+        code="bridge.fdb-wrong",
+        asks=OUT,
+        breaks=lambda lab: lab.host.fdb.pop(0),
+        near=lambda lab: lab.host.fdb.pop(1),
+        lacks=("links", "host"),
+        segment=Segment.BRIDGE,
+    ),
+    Row(
         code="bridge.filter-drop",
         asks=PEER,
         port=80,

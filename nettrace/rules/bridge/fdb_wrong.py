@@ -1,11 +1,12 @@
 """A forwarding entry sends the frame out of the wrong port, or up into the host.
 
 What it reports: the bridge's forwarding table holds an entry for the MAC on another port than its owner's, or one that
-    calls it the bridge's own (local, which is what `bridge fdb add` makes unless told otherwise).
+    calls it the bridge's own (local, which is what `bridge fdb add` makes unless told otherwise). Or the bridge has
+    none for its own address any more (`bridge fdb flush` without a filter).
 Why traffic stops: such entries beat what the bridge would learn; the host, which takes frames for its own addresses,
-    discards those for another's.
+    discards those for another's. Without an entry for itself a bridge floods what is for it, and does not take it.
 Proof: the entry against the port that the MAC's owner is behind.
-Remedy: delete the entry.
+Remedy: delete the entry, or give the bridge its own one back.
 Known limits: an entry that was learnt moves with the next frame that its owner sends.
 Seen in the field: a MAC address stays on a port other than its veth, and the container is unreachable until it sends
     (moby#35922, k3s#1719).
@@ -20,7 +21,7 @@ from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import delete_fdb
+from nettrace.rules.change import add_fdb, delete_fdb
 from nettrace.rules.faults import blockers, view_of
 from nettrace.rules.wording import enter, link_evidence, names, wire_evidence
 
@@ -37,11 +38,7 @@ def check(case: Case) -> Result:
                 explanation=f"{step.text[:1].upper()}{step.text[1:]}.",
                 at=f"{view.name}/{port.name}",
                 evidence=(*_entry(view, step.fdb), link_evidence(view, port), *wire_evidence(case, blocker)),
-                mend=Mend(
-                    summary="Delete the entry.",
-                    commands=(f"{enter(case, view.id)}{_delete(view, port, step.fdb)}",),
-                    change=delete_fdb(view.id, step.fdb.mac, port.ifindex) if step.fdb else None,
-                ),
+                mend=_mend(case, view, port, step.fdb),
                 basis=blocker.basis,
                 blocker=blocker,
                 device=port.name,
@@ -51,8 +48,26 @@ def check(case: Case) -> Result:
     return fired(*hits)
 
 
+def _mend(case: Case, view: View, port: Link, entry: FdbEntry | None) -> Mend:
+    prefix = enter(case, view.id)
+    if entry is not None:
+        return Mend(
+            summary="Delete the entry.",
+            commands=(f"{prefix}{_delete(port, entry)}",),
+            change=delete_fdb(view.id, entry.mac, port.ifindex),
+        )
+    own = FdbEntry(ifindex=port.ifindex, mac=port.mac or "", master=port.ifindex, state="permanent", local=True)
+    return Mend(
+        summary="Give the bridge its own entry back.",
+        commands=(f"{prefix}bridge fdb add {port.mac} dev {port.name} self permanent",),
+        change=add_fdb(view.id, own),
+    )
+
+
 def _title(view: View, step: Step) -> str:
-    if step.fdb is None or not step.fdb.local:
+    if step.fdb is None:
+        return f"{step.device} has lost the forwarding entry for its own address"
+    if not step.fdb.local:
         return "a static forwarding entry points at the wrong port"
     at = view.links.get(step.fdb.ifindex)
     return f"a forwarding entry at {at.name if at is not None else 'the bridge'} calls {step.fdb.mac} the host's own"
@@ -64,11 +79,10 @@ def _entry(view: View, entry: FdbEntry | None) -> tuple[Evidence, ...]:
     return (Evidence(kind=EvidenceKind.FDB, ref=view.name, text=fdb_text(entry, names(view))),)
 
 
-def _delete(view: View, port: Link, entry: FdbEntry | None) -> str:
-    mac = entry.mac if entry is not None else "<mac>"
-    vlan = f" vlan {entry.vlan}" if entry is not None and entry.vlan is not None else ""
+def _delete(port: Link, entry: FdbEntry) -> str:
+    vlan = f" vlan {entry.vlan}" if entry.vlan is not None else ""
     # The bridge's own entries are kept by its device, those of ports by their master.
-    return f"bridge fdb del {mac} dev {port.name} {'self' if port.kind == 'bridge' else 'master'}{vlan}"
+    return f"bridge fdb del {entry.mac} dev {port.name} {'self' if port.kind == 'bridge' else 'master'}{vlan}"
 
 
 RULE = rule("bridge.fdb-wrong", check, rank=26, needs=("links",))
