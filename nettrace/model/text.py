@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from nettrace.model.base import IPNetwork
 from nettrace.model.snapshot import (
     Address,
@@ -21,7 +23,16 @@ from nettrace.model.snapshot import (
     Tuple5,
 )
 
-__all__ = ["address_text", "conntrack_text", "fdb_text", "link_text", "neighbour_text", "route_text", "rule_text"]
+__all__ = [
+    "address_text",
+    "conntrack_text",
+    "fdb_text",
+    "link_text",
+    "neighbour_text",
+    "route_key",
+    "route_text",
+    "rule_text",
+]
 
 _TABLES = {253: "default", 254: "main", 255: "local"}
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
@@ -50,14 +61,7 @@ def _nexthop(hop: NextHop, names: Mapping[int, str], family: int) -> list[str]:
 
 def route_text(route: Route, names: Mapping[int, str]) -> str:
     """Return a route as `ip route show` prints it: "default via 172.17.0.1 dev eth0 proto static"."""
-    words = [] if route.kind == "unicast" else [route.kind]
-    words.append(_prefix(route.dst))
-    if route.src is not None:
-        words += ["from", _prefix(route.src)]
-    if route.tos:
-        words += ["tos", f"{route.tos:#04x}"]
-    if route.nexthop_id is not None:
-        words += ["nhid", str(route.nexthop_id)]
+    words = _route_head(route)
     single = len(route.nexthops) == 1
     if single:
         words += _nexthop(route.nexthops[0], names, route.dst.version)
@@ -79,6 +83,34 @@ def route_text(route: Route, names: Mapping[int, str]) -> str:
         for hop in route.nexthops:
             words += ["nexthop", *_nexthop(hop, names, route.dst.version), "weight", str(hop.weight), *hop.flags]
     return " ".join(words)
+
+
+def route_key(route: Route, names: Mapping[int, str]) -> str:
+    """Return what tells a route from all others, in the words that `ip route del` takes (ip-route(8)).
+
+    That is less than `ip route show` prints: flags are no words of the command, and next hops none beside the object
+    that holds them.
+    """
+    words = _route_head(replace(route, kind="unicast") if route.nexthop_id is not None else route)
+    if route.nexthop_id is None and len(route.nexthops) == 1:
+        words += _nexthop(route.nexthops[0], names, route.dst.version)
+    if route.table != 254:
+        words += ["table", _TABLES.get(route.table, str(route.table))]
+    if route.priority:
+        words += ["metric", str(route.priority)]
+    return " ".join(words)
+
+
+def _route_head(route: Route) -> list[str]:
+    words = [] if route.kind == "unicast" else [route.kind]
+    words.append(_prefix(route.dst))
+    if route.src is not None:
+        words += ["from", _prefix(route.src)]
+    if route.tos:
+        words += ["tos", f"{route.tos:#04x}"]
+    if route.nexthop_id is not None:
+        words += ["nhid", str(route.nexthop_id)]
+    return words
 
 
 def rule_text(rule: PolicyRule, names: Mapping[int, str] | None = None) -> str:

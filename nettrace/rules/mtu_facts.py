@@ -55,11 +55,10 @@ def _by_route(case: Case, step: Step, mtu: int) -> Mend | None:
             continue
         wider = replace(route, mtu=None)
         family = "-6 " if route.dst.version == 6 else ""
-        table = f" table {route.table}" if route.table != 254 else ""
         text = route_text(wider, names(view))
         return Mend(
             summary=f"Take the MTU of {mtu} off the route, if what lies behind it takes more.",
-            commands=(f"{enter(case, view.id)}ip {family}route replace {text}{table}",),
+            commands=(f"{enter(case, view.id)}ip {family}route replace {text}",),
             change=together(delete_route(view.id, route), add_route(view.id, wider)),
         )
     return None

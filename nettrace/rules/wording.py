@@ -10,7 +10,7 @@ from nettrace.model.netfilter import RuleRef
 from nettrace.model.observe import Sighting, SightingKind
 from nettrace.model.path import Direction, Step
 from nettrace.model.snapshot import Link, PolicyRule, Route
-from nettrace.model.text import link_text, route_text, rule_text
+from nettrace.model.text import link_text, route_key, route_text, rule_text
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict.world import View
 from nettrace.rules.case import Case
@@ -132,6 +132,12 @@ def rule_evidence(case: Case, netns: int, ref: RuleRef) -> tuple[Evidence, ...]:
             )
         )
     return tuple(found)
+
+
+def delete_route_command(case: Case, view: View, route: Route) -> str:
+    """Return the command that deletes a route, and no other."""
+    family = "-6 " if route.dst.version == 6 else ""
+    return f"{enter(case, view.id)}ip {family}route del {route_key(route, names(view))}"
 
 
 def route_evidence(view: View, route: Route | None, rule: PolicyRule | None = None) -> tuple[Evidence, ...]:

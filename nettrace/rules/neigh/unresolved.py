@@ -14,7 +14,6 @@ from __future__ import annotations
 from nettrace.correlate import Blocker
 from nettrace.model.base import IPAddress
 from nettrace.model.path import LegEnd, Outcome, Reason, Step, StepKind
-from nettrace.model.text import route_text
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict import predict
 from nettrace.rules.asked import asked_in_vain
@@ -22,7 +21,7 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_route, set_link
 from nettrace.rules.faults import blockers, holder_of, last_route, lost_on_wire, view_of
-from nettrace.rules.wording import enter, names, place, route_evidence, wire_evidence
+from nettrace.rules.wording import delete_route_command, enter, place, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -90,11 +89,9 @@ def _other_way(case: Case, blocker: Blocker, step: Step, chosen: Step | None) ->
     ends = (LegEnd.ARRIVED, LegEnd.LEFT)
     if trace.forward.passing not in ends or trace.reply is None or trace.reply.passing is not LegEnd.ARRIVED:
         return None
-    text = route_text(route, names(view_of(case, step)))
-    table = f" table {route.table}" if route.table != 254 else ""
     return Mend(
         summary="Delete the route to that next hop: another one leads there as well.",
-        commands=(f"{enter(case, step.netns)}ip route del {text}{table}",),
+        commands=(delete_route_command(case, view_of(case, step), route),),
         change=change,
     )
 

@@ -18,8 +18,8 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_policy_rule, delete_route
 from nettrace.rules.faults import blockers, errno_or_wire, view_of
-from nettrace.rules.route_facts import own_rule
-from nettrace.rules.wording import enter, names, route_evidence
+from nettrace.rules.route_facts import own_rule, rule_command
+from nettrace.rules.wording import delete_route_command, names, route_evidence
 
 REASONS = (Reason.ROUTE_BLACKHOLE, Reason.ROUTE_UNREACHABLE, Reason.ROUTE_PROHIBIT, Reason.NO_ROUTE, Reason.RP_FILTER)
 
@@ -37,12 +37,11 @@ def check(case: Case) -> Result:
             continue  # a way back, if by another device; or one that a policy rule leads to
         target = step.packet.src if back else step.packet.dst
         text = route_text(route, names(view))
-        table = f" table {route.table}" if route.table != 254 else ""
         by_rule = route.table == 0 and step.rule is not None
         command = (
-            f"ip rule del priority {step.rule.priority}"
+            rule_command(case, view, step.rule)
             if by_rule and step.rule is not None
-            else f"ip route del {route.kind} {route.dst}{table}"
+            else delete_route_command(case, view, route)
         )
         hits.append(
             Hit(
@@ -53,7 +52,7 @@ def check(case: Case) -> Result:
                 evidence=(*route_evidence(view, route, step.rule), *errno_or_wire(case, blocker)),
                 mend=Mend(
                     summary="Delete it, or add a better route.",
-                    commands=(enter(case, view.id) + command,),
+                    commands=(command,),
                     change=delete_route(view.id, route)
                     if not by_rule or step.rule is None
                     else delete_policy_rule(view.id, step.rule),

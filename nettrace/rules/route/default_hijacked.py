@@ -21,7 +21,7 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_route
 from nettrace.rules.faults import view_of
-from nettrace.rules.wording import link_evidence, names, route_evidence, wire_evidence
+from nettrace.rules.wording import delete_route_command, link_evidence, names, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -42,9 +42,10 @@ def check(case: Case) -> Result:
             for each in view.tables.get((step.packet.family, 254), ())
             if each.dst.prefixlen == 0 and each != step.route
         ]
-        commands = [f"ip {'-6 ' if step.packet.family == 6 else ''}route del {text}"]
+        commands = [delete_route_command(case, view, step.route)]
         if not others:
-            commands.append("ip route add default via <gateway> dev <uplink>")
+            family = "-6 " if step.packet.family == 6 else ""
+            commands.append(f"ip {family}route add default via <gateway> dev <uplink>")
         hits.append(
             Hit(
                 title=f"the default route of {view.name} leads into {link.name}",

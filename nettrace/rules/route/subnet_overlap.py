@@ -22,7 +22,7 @@ from nettrace.rules.case import Case
 from nettrace.rules.change import delete_route
 from nettrace.rules.faults import intent_evidence, view_of
 from nettrace.rules.route_facts import own_rule, routed_before
-from nettrace.rules.wording import names, route_evidence, wire_evidence
+from nettrace.rules.wording import delete_route_command, names, route_evidence, wire_evidence
 
 DEAD_ENDS = (Reason.NEIGHBOUR_FAILED, Reason.NO_CARRIER, Reason.OTHERHOST)
 
@@ -66,7 +66,7 @@ def _stolen(case: Case, blocker: Blocker, step: Step) -> Hit | None:
         engine=network.engine,
         rival=right,
         change=delete_route(view.id, route),
-        command=f"ip route del {route_text(route, names(view))}",
+        command=delete_route_command(case, view, route),
     )
 
 

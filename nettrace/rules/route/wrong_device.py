@@ -22,7 +22,7 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import add_route, delete_route
 from nettrace.rules.faults import view_of
-from nettrace.rules.wording import enter, names, route_evidence, wire_evidence
+from nettrace.rules.wording import delete_route_command, enter, names, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -103,7 +103,6 @@ def _hit(case: Case, blocker: Blocker, step: Step, right: str) -> Hit:
     assert route is not None
     text = route_text(route, names(view))
     what = "the packet" if blocker.direction is Direction.FORWARD else "the answer"
-    table = f" table {route.table}" if route.table != 254 else ""
     missing = _connected(case, view, step, right)
     if missing is not None:
         return _missing_hit(case, blocker, step, right, missing)
@@ -115,7 +114,7 @@ def _hit(case: Case, blocker: Blocker, step: Step, right: str) -> Hit:
         evidence=(*route_evidence(view, route, step.rule), *wire_evidence(case, blocker)),
         mend=Mend(
             summary="Delete the route.",
-            commands=(f"{enter(case, view.id)}ip route del {text}{table}",),
+            commands=(delete_route_command(case, view, route),),
             change=delete_route(view.id, route),
         ),
         basis=blocker.basis,
