@@ -10,10 +10,12 @@ from enum import StrEnum
 
 from nettrace.model.base import IPAddress, Missing, Model, rows
 from nettrace.model.flow import Packet
+from nettrace.model.path import Reason
 from nettrace.model.snapshot import Link, Neighbour
 from nettrace.predict import route as routing
 from nettrace.predict.children import KINDS, children_of
 from nettrace.predict.proxy_arp import answers_for
+from nettrace.predict.reverse_path import Refusal, refused
 from nettrace.predict.world import View, World, unread_text
 
 #: The entry of a vxlan device for every address that it has no entry for.
@@ -109,7 +111,8 @@ class Resolved(StrEnum):
 class Resolution(Model):
     """Answer of a next hop's resolution: the MAC to use, who owns the address here, the entry that was used.
 
-    `unread` says which table of which namespace would have to be known, where the answer is UNREAD.
+    `unread` says which table of which namespace would have to be known, where the answer is UNREAD; `refusal` why the
+    owner does not take the request for one to answer.
     """
 
     how: Resolved
@@ -118,6 +121,7 @@ class Resolution(Model):
     entry: Neighbour | None = None
     sysctl: str | None = None
     unread: str | None = None
+    refusal: Refusal | None = None
 
 
 def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking: IPAddress) -> Resolution:
@@ -150,6 +154,7 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
             # What was learnt is used until it is found to be wrong, also where nobody has that MAC any more.
             return Resolution(how=Resolved.CACHED, mac=entry.mac, entry=entry)
     ignored: str | None = None
+    refusing: tuple[Member, Refusal] | None = None
     for owner, device in owners:
         holder = world.views[owner.netns]
         if not device.up:
@@ -161,6 +166,10 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
         if blocked is not None:
             ignored = blocked
             continue
+        refusal = request_refused(holder, device, address, asking)
+        if refusal is not None and refusal.reason is not None:
+            refusing = (owner, refusal)
+            continue
         return Resolution(how=Resolved.OWNER, mac=device.mac, owner=owner, entry=entry)
     for member in segment.members:
         holder, device = world.views[member.netns], world.views[member.netns].links[member.ifindex]
@@ -169,6 +178,9 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
             return Resolution(how=Resolved.OWNER, mac=device.mac, owner=member, entry=entry)
     if ignored is not None:
         return Resolution(how=Resolved.IGNORED, entry=entry, sysctl=ignored)
+    if refusing is not None:
+        member, refusal = refusing
+        return Resolution(how=Resolved.IGNORED, entry=entry, owner=member, sysctl=refusal.sysctl, refusal=refusal)
     for tunnel in segment.tunnels:
         # arp_reduce, neigh_reduce: a vxlan device answers out of its own neighbour table.
         held = world.views[tunnel.netns].neighbours.get((tunnel.ifindex, address))
@@ -253,18 +265,38 @@ def _owners(
         holder = view.owned.get(address)
         if holder == member.ifindex:
             yield member, device
-        elif holder is not None and address.version == 4 and not (holder in view.links and view.links[holder].loopback):
+        elif holder is not None and address.version == 4 and not address.is_loopback:
             weak.append((member, device))
     yield from weak
+
+
+def request_refused(view: View, device: Link, address: IPAddress, asking: IPAddress) -> Refusal | None:
+    """Return why a holder of an address does not take an ARP request for its own, None when it does.
+
+    arp_process answers only what ip_route_input would deliver: the source must pass, and the route be a local one.
+    """
+    if address.version == 6 or isinstance(view.ns.routes, Missing):
+        return None
+    request = Packet(family=4, src=asking, dst=address, proto=0)
+    found = routing.lookup(view, request, iif=device.name, src=asking)
+    if found.route is None or found.route.kind != "local":
+        text = f"{view.name} holds {address}, but its routes do not say so"
+        return Refusal(text=text, reason=Reason.NOT_LOCAL, route=found.route, rule=found.rule)
+    return refused(view, device, request)
 
 
 def arp_blocked(view: View, device: Link, address: IPAddress, asking: IPAddress) -> str | None:
     """Return the sysctl that keeps a device from answering ARP for an address, None when it answers.
 
-    That is arp_ignore, or the reverse-path filter: arp_process looks at a request's way back as at a packet's.
+    That is arp_ignore, arp_filter, or the reverse-path filter: arp_process looks at a request's way back as at a
+    packet's.
     """
     if address.version == 6:
         return None
+    if view.conf_max(4, device.name, "arp_filter", 0) and not isinstance(view.ns.routes, Missing):
+        back = routing.lookup(view, Packet(family=4, src=address, dst=asking, proto=0), src=address)
+        if back.route is None or back.ifindex != device.ifindex:
+            return f"net.ipv4.conf.{device.name}.arp_filter = 1"
     value = view.conf_max(4, device.name, "arp_ignore", 0)
     name = f"net.ipv4.conf.{device.name}.arp_ignore = {value}"
     on_device = [each for each in view.addresses.get(device.ifindex, ()) if each.address.ip == address]

@@ -29,7 +29,7 @@ from nettrace.model.path import (
 )
 from nettrace.model.snapshot import FdbEntry, Gap, Link, Neighbour, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
-from nettrace.predict import arrival, children, neigh, overlay, relay, sockets, traffic
+from nettrace.predict import arrival, children, neigh, overlay, relay, reverse_path, sockets, traffic
 from nettrace.predict import asking as requests
 from nettrace.predict import bridge as bridging
 from nettrace.predict import route as routing
@@ -592,6 +592,9 @@ class _Walk:
             )
             if self.end is None and self.icmp_error is None:
                 self.icmp_error = (3, 1) if packet.family == 4 else (1, 3)
+            if answer.owner is not None and answer.refusal is not None:
+                self._stop(self._refused_request(answer.owner, answer.refusal, replace(packet, src=asking), facts))
+                return None
             reason = Reason.NEIGHBOUR_FAILED if answer.how is neigh.Resolved.NOBODY else Reason.ARP_IGNORED
             self._stop(Step(outcome=Outcome.DROP, reason=reason, text=text, point=point, sysctl=answer.sysctl, **facts))
             return None
@@ -608,6 +611,30 @@ class _Walk:
             beyond = beyond or (answer.how is neigh.Resolved.STATIC and answer.owner is None)
             self._add(Step(text=f"next hop {address}{whose}", open_ended=beyond, **facts))
         return answer.mac
+
+    def _refused_request(
+        self, owner: neigh.Member, refusal: reverse_path.Refusal, asked: Packet, facts: dict[str, Any]
+    ) -> Step:
+        """Return the stop of a packet whose next hop gets the request, and refuses it for what it would refuse too."""
+        holder = self.world.views[owner.netns]
+        device = holder.links[owner.ifindex]
+        return Step(
+            **{
+                **facts,
+                "netns": holder.id,
+                "segment": self.places.stack(holder, "stack"),
+                "packet": asked,
+                "device": device.name,
+                "ifindex": device.ifindex,
+                "neighbour": None,
+            },
+            outcome=Outcome.DROP,
+            reason=refusal.reason,
+            text=refusal.text,
+            sysctl=refusal.sysctl,
+            route=refusal.route,
+            rule=refusal.rule,
+        )
 
     def _unheard(self, view: View, out: Link, answer: neigh.Resolution, facts: dict[str, Any]) -> bool:
         """Stop where a bridge keeps the request for a next hop from its holder, or the answer from who asked."""
@@ -1503,65 +1530,28 @@ class _Walk:
 
     def _check_source(self, view: View, device: Link, packet: Packet, *, towards: str | None = None) -> None:
         """Drop what bears an own address as its source, or what the reverse path refuses (__fib_validate_source)."""
-        if packet.family != 4 or device.loopback:
+        found = reverse_path.refused(view, device, packet, towards=towards)
+        if found is None:
             return
-        facts: dict[str, Any] = {"device": device.name, "ifindex": device.ifindex, "outcome": Outcome.DROP}
-        if isinstance(view.ns.sysctls, Missing):
-            return  # in doubt already
-        mode = view.conf_max(4, device.name, "rp_filter", 0)
-        # The way back is looked up without the mark unless src_valid_mark says so.
-        mark = packet.mark if view.conf_max(4, device.name, "src_valid_mark", 0) else 0
-        back = replace(packet, src=packet.dst, dst=packet.src, mark=mark)
-        # Of a packet that goes on, the device it will leave by is taken for the one that the answer comes by.
-        found = routing.lookup(view, back, iif=towards or "lo", src=packet.dst)
-        kind = found.route.kind if found.route is not None else None
-        if kind == "local":
-            if not view.conf_max(4, device.name, "accept_local", 0):
-                self._stop(
-                    self._step(
-                        view,
-                        StepKind.RP_FILTER,
-                        "stack",
-                        f"the source {packet.src} is an address of {view.name} itself",
-                        packet,
-                        reason=Reason.MARTIAN,
-                        sysctl=f"net.ipv4.conf.{device.name}.accept_local = 0",
-                        **facts,
-                    )
-                )
-            return
-        if not mode:
-            return
-        devices = [hop.ifindex for hop in found.route.nexthops] if kind == "unicast" and found.route else []
-        if device.ifindex in devices:
-            return
-        # A device without an address is judged strictly in either mode (no_addr in __fib_validate_source).
-        addressed = any(each.address.version == 4 for each in view.addresses.get(device.ifindex, ()))
-        if mode == 2 and devices and addressed:
-            return
-        if mode == 2 and devices and isinstance(view.ns.addresses, Missing):
+        if found.reason is None:
             self._doubt(view, "stack", unread_text(view, "addresses"), packet)
             return
-        towards = self._name(view, devices[0]) if devices else None
         self._stop(
             self._step(
                 view,
                 StepKind.RP_FILTER,
                 "stack",
-                f"{packet.src} came in by {device.name}, but the way back to it is "
-                + (f"by {towards}" if towards else "unknown"),
+                found.text,
                 packet,
-                reason=Reason.RP_FILTER,
-                sysctl=self._rp_filter_text(view, device, mode),
+                outcome=Outcome.DROP,
+                reason=found.reason,
+                sysctl=found.sysctl,
                 route=found.route,
                 rule=found.rule,
-                **facts,
+                device=device.name,
+                ifindex=device.ifindex,
             )
         )
-
-    def _rp_filter_text(self, view: View, device: Link, mode: int) -> str:
-        own = view.conf(4, device.name, "rp_filter", 0)
-        return f"net.ipv4.conf.{device.name if own == mode else 'all'}.rp_filter = {mode}"
 
     @staticmethod
     def _forwards(view: View, device: Link, family: int) -> int:
