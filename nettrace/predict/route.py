@@ -178,7 +178,8 @@ def on_link(view: View, route: Route, hop: NextHop) -> NextHop:
     gateway = hop.gateway
     if gateway is None or gateway.version != 4:
         return hop
-    own = gateway in view.owned or _covered_by_local(view, route, gateway, hop.ifindex)
+    # An address of another device does not count: the lookup is for the next hop's own (flowi4_oif).
+    own = view.owned.get(gateway) == hop.ifindex or _covered_by_local(view, route, gateway, hop.ifindex)
     return replace(hop, gateway=None) if own else hop
 
 

@@ -219,7 +219,7 @@ class _Walk:
                 own = child[1].mac if child is not None else link.mac
                 self._receive(view, link, packet, dst_mac=sender if bridged else own)
             else:
-                self._local_output(view, packet, bound=packet.src)
+                self._local_output(view, replace(packet, ttl=_first_ttl(view, packet)), bound=packet.src)
         except _End:
             pass
         except RecursionError:
@@ -293,7 +293,7 @@ class _Walk:
         if view is None:
             self.needs = (flow.src.netns,) if flow.src.netns is not None else ()
             self._finish(LegEnd.NEEDS if self.needs else LegEnd.UNKNOWN)
-        return view, packet
+        return view, packet if flow.from_outside else replace(packet, ttl=_first_ttl(view, packet))
 
     def _nowhere(self, packet: Packet) -> NoReturn:
         """Stop a packet that has no destination: one end is a container without any network."""
@@ -1494,6 +1494,7 @@ class _Walk:
             self._route(view, packet, "stack", src=packet.src, iif=device)
             self._deliver(view, device, packet, tracking)
             return
+        self._check_held(view, device, packet, tracking, found)
         self._check_forwarding(view, device, packet)
         found = self._route(view, packet, "stack", src=packet.src, iif=device)
         if found.route is not None and found.route.kind in ("broadcast", "multicast", "anycast"):
@@ -1503,6 +1504,32 @@ class _Walk:
         if not sourced:
             self._check_source(view, device, packet, towards=self._name(view, found.ifindex))
         self._forward(view, device, packet, tracking, found)
+
+    def _check_held(self, view: View, device: Link, packet: Packet, tracking: Tracking, found: routing.Lookup) -> None:
+        """Stop what is for an address that the namespace holds, when no local route says so, and go on as if one did.
+
+        An IPv6 address has none before it is found to be nobody else's (addrconf_dad_completed).
+        """
+        index = view.owned.get(packet.dst)
+        if index is None or any(each.tentative for each in view.addresses[index] if each.address.ip == packet.dst):
+            return
+        self._stop(
+            self._step(
+                view,
+                StepKind.ROUTE,
+                "stack",
+                f"{view.name} holds {packet.dst}, but its routes do not say so",
+                packet,
+                outcome=Outcome.DROP,
+                reason=Reason.NOT_LOCAL,
+                route=found.route,
+                rule=found.rule,
+                device=device.name,
+                ifindex=device.ifindex,
+            )
+        )
+        self._deliver(view, device, packet, tracking)
+        raise _End
 
     def _check_martian(self, view: View, device: Link, packet: Packet) -> None:
         """Drop what bears an address of 127.0.0.0/8 though it came by a wire (ip_route_input_slow)."""
@@ -1632,18 +1659,25 @@ class _Walk:
         self._output(view, result.packet, result.tracking, found, out, iif=device.name)
 
     def _taken_elsewhere(self, view: View, device: Link, packet: Packet) -> None:
-        """Stop where another namespace than the one that is meant holds the address too, and takes the packet."""
+        """Stop where another namespace than the one that is meant holds the address too, and takes the packet.
+
+        Meant is the end that was asked for; of what was translated on the way, the container that has the address.
+        """
         end = self.flow.dst
-        if self.direction is not Direction.FORWARD or end.netns in (None, view.id) or packet.dst != end.address:
+        if self.direction is not Direction.FORWARD or packet.dst.is_loopback:
             return
-        if packet.dst.is_loopback or self.world.view(end.netns or 0) is None:
+        meant, name = end.netns, end.name
+        if packet.dst != end.address:
+            owner = self.world.owner_of_address(packet.dst)
+            meant, name = (owner[0].netns, owner[0].name) if owner is not None else (None, "")
+        if meant in (None, view.id) or not (meant in self.world.containers or self.world.view(meant or 0)):
             return
         self._stop(
             self._step(
                 view,
                 StepKind.LOCAL,
                 "local",
-                f"{packet.dst} is an address of {view.name} as well, which takes what is meant for {end.name}",
+                f"{packet.dst} is an address of {view.name} as well, which takes what is meant for {name}",
                 packet,
                 outcome=Outcome.DROP,
                 reason=Reason.TAKEN_ELSEWHERE,
@@ -1870,6 +1904,11 @@ def _home(leg: Leg, flow: Flow) -> Leg:
 def _forwarding_of_all(view: View, family: int) -> int:
     default = view.number("net.ipv4.ip_forward", 0) if family == 4 else 0
     return view.conf(family, "all", "forwarding", default)
+
+
+def _first_ttl(view: View, packet: Packet) -> int:
+    """Return the TTL that a namespace's own packets begin with (ip4_dst_hoplimit)."""
+    return view.number("net.ipv4.ip_default_ttl", packet.ttl) if packet.family == 4 else packet.ttl
 
 
 def _asking(view: View, out: Link, address: IPAddress, packet: Packet) -> IPAddress:

@@ -241,6 +241,11 @@ def delete_policy_rule(netns: int, rule: PolicyRule) -> Change:
     return _section("rules", netns, lambda rows: (row for row in rows if row != rule))
 
 
+def add_policy_rule(netns: int, rule: PolicyRule) -> Change:
+    """Add a row of `ip rule`."""
+    return _section("rules", netns, lambda rows: (*rows, rule))
+
+
 def delete_address(netns: int, address: Address) -> Change:
     """Delete an address with the local and connected routes that came with it."""
     held = address.address

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from nettrace.correlate import Blocker
-from nettrace.model.path import Direction, Reason, Step, StepKind
+from nettrace.model.path import Direction, LegEnd, Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import PolicyRule
 from nettrace.predict import route as routing
-from nettrace.predict.world import DEFAULT_TABLE, LOCAL_TABLE, MAIN_TABLE, View
+from nettrace.predict.world import DEFAULT_RULES, DEFAULT_TABLE, LOCAL_TABLE, MAIN_TABLE, View
 from nettrace.rules.case import Case
 from nettrace.rules.change import Change, delete_policy_rule
 from nettrace.rules.wording import enter
@@ -32,11 +32,21 @@ def routed_before(case: Case, blocker: Blocker) -> list[Step]:
     """Return the routing decisions of a stopped leg up to its stop, the stop included."""
     found = []
     for step in case.steps(blocker.direction):
-        if step.kind is StepKind.ROUTE:
+        if step.kind is StepKind.ROUTE or (step is blocker.step and step.reason is Reason.NOT_LOCAL):
             found.append(step)
         if step is blocker.step:
             break
     return found
+
+
+def sent_out(case: Case, blocker: Blocker) -> list[Step]:
+    """Return the routing decisions of a packet that left this host, where it or its answer is lost beyond it.
+
+    The stop is the answer's then, or nobody's: which way it was lost cannot be told, but the way out can be wrong.
+    """
+    if blocker.segment is not Segment.REMOTE or case.trace.forward.end is not LegEnd.LEFT:
+        return []
+    return [step for step in case.steps(Direction.FORWARD) if step.kind is StepKind.ROUTE]
 
 
 def without_rule(case: Case, view: View, step: Step) -> routing.Lookup:
@@ -45,6 +55,29 @@ def without_rule(case: Case, view: View, step: Step) -> routing.Lookup:
     bare = View(view.ns)
     bare.__dict__["rules"] = left
     return routing.lookup(bare, step.packet, iif=_incoming(case, step), src=step.packet.src)
+
+
+def lost_rules(view: View, family: int) -> tuple[PolicyRule, ...]:
+    """Return the rules for the local and the main table that a namespace starts with and no longer has.
+
+    One of another priority will do, as long as it asks the table for every packet, and takes every answer.
+    """
+    asked = {
+        each.table
+        for each in view.rules[family]
+        if each == PolicyRule(family=family, priority=each.priority, table=each.table)
+    }
+    return tuple(
+        each for each in DEFAULT_RULES[family] if each.table in (LOCAL_TABLE, MAIN_TABLE) and each.table not in asked
+    )
+
+
+def with_rule(case: Case, view: View, step: Step, rule: PolicyRule) -> routing.Lookup:
+    """Return the lookup of a step's packet as if a policy rule were there that is not."""
+    more = {**view.rules, rule.family: tuple(sorted((*view.rules[rule.family], rule), key=lambda each: each.priority))}
+    fuller = View(view.ns)
+    fuller.__dict__["rules"] = more
+    return routing.lookup(fuller, step.packet, iif=_incoming(case, step), src=step.packet.src)
 
 
 def _incoming(case: Case, step: Step) -> str | None:
@@ -79,6 +112,12 @@ def rule_command(case: Case, view: View, rule: PolicyRule) -> str:
     """Return the command that deletes a policy rule."""
     family = "-6 " if rule.family == 6 else ""
     return f"{enter(case, view.id)}ip {family}rule del priority {rule.priority}"
+
+
+def add_rule_command(case: Case, view: View, rule: PolicyRule, table: str) -> str:
+    """Return the command that adds a policy rule which asks a table for every packet."""
+    family = "-6 " if rule.family == 6 else ""
+    return f"{enter(case, view.id)}ip {family}rule add priority {rule.priority} table {table}"
 
 
 def rule_change(view: View, rule: PolicyRule) -> Change:

@@ -36,15 +36,16 @@ def check(case: Case) -> Result:
             holders = [*own, (sender, sender.links[sender.owned[source]])]
             return fired(_hit(case, blocker.direction, source, holders))
     for blocker, step in blockers(case, Reason.TAKEN_ELSEWHERE):
-        taker, meant = view_of(case, step), case.view(case.flow.dst.netns)
-        address = step.packet.dst
+        taker, address = view_of(case, step), step.packet.dst
+        owner = case.world.owner_of_address(address)
+        meant = case.view(case.flow.dst.netns if address == case.flow.dst.address else owner and owner[0].netns)
         holders = [
             (view, view.links[view.owned[address]])
             for view in (taker, meant)
             if view is not None and address in view.owned and view.owned[address] in view.links
         ]
-        if len(holders) > 1 and holders[0][1].up:
-            return fired(_hit(case, blocker.direction, address, holders))
+        if holders and holders[0][0] is taker and holders[0][1].up:
+            return fired(_hit(case, blocker.direction, address, holders, owner[0].name if owner is not None else None))
     for direction in Direction:
         for step in case.steps(direction):
             if step.kind is not StepKind.NEIGHBOUR or step.next_hop is None:
@@ -67,7 +68,14 @@ def _holders(case: Case, view: View, link: Link, address: IPAddress) -> list[tup
     return found
 
 
-def _hit(case: Case, direction: Direction, address: IPAddress, holders: list[tuple[View, Link]]) -> Hit:
+def _hit(
+    case: Case,
+    direction: Direction,
+    address: IPAddress,
+    holders: list[tuple[View, Link]],
+    other: str | None = None,
+) -> Hit:
+    """Return the finding; `other` is a holder whose namespace the packet did not come to."""
     owner = case.world.owner_of_address(address)
     meant = owner[0].netns if owner is not None else None
     if owner is None and any(pool.gateway == address for each in case.before.intent.networks for pool in each.subnets):
@@ -80,10 +88,13 @@ def _hit(case: Case, direction: Direction, address: IPAddress, holders: list[tup
     blocker = blocker or next(iter(case.blockers), None)
     reason = blocker.step.reason if blocker is not None and blocker.step is not None else None
     shared = reason not in (Reason.MARTIAN, Reason.TAKEN_ELSEWHERE)
-    # What the source takes for its own never gets to any bridge.
-    inside = reason is Reason.TAKEN_ELSEWHERE and any(each.id == case.flow.src.netns for each, _device in holders)
+    # What the source takes for its own never gets to any bridge, nor what is translated to the address on its way.
+    inside = reason is Reason.TAKEN_ELSEWHERE and (
+        address != case.flow.dst.address or any(each.id == case.flow.src.netns for each, _device in holders)
+    )
+    everybody = sorted({*(each.name for each, _device in holders), *([other] if other is not None else [])})
     return Hit(
-        title=f"{address} is held by {' and '.join(sorted(each.name for each, _device in holders))}",
+        title=f"{address} is held by {' and '.join(everybody)}",
         explanation=f"{'Two interfaces on one segment' if shared else 'Two namespaces'} hold {address}, "
         + ("so packets for it reach whichever answered last." if shared else "so each takes it for its own."),
         at=f"{intruder.name}/{device.name}",

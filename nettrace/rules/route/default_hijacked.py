@@ -1,6 +1,7 @@
 """The host's default route points into a veth or a bridge.
 
-What it reports: the default route that the flow follows leaves by a container's veth or an engine's bridge.
+What it reports: the default route that the flow follows leaves by a container's veth, an engine's bridge, or the
+    loopback.
 Why traffic stops: no router is there; a network manager took the device for an uplink and configured it.
 Proof: the route and its protocol; the device's kind; 169.254 addresses on veths.
 Remedy: delete the route, and tell the network manager to leave veths and bridges alone.
@@ -49,8 +50,12 @@ def check(case: Case) -> Result:
         hits.append(
             Hit(
                 title=f"the default route of {view.name} leads into {link.name}",
-                explanation=f"'{text}' sends everything for the outside into {link.name}, which belongs to a "
-                "container network: a network manager configured it as if it were an uplink.",
+                explanation=f"'{text}' sends everything for the outside into {link.name}, which "
+                + (
+                    "leads nowhere but back to the host itself."
+                    if link.loopback
+                    else "belongs to a container network: a network manager configured it as if it were an uplink."
+                ),
                 at=f"{view.name}/{link.name}",
                 evidence=(
                     *route_evidence(view, step.route, step.rule),
@@ -87,7 +92,7 @@ def _hijacked(case: Case, direction: Direction) -> tuple[View, Step, Link] | Non
         into_container = link.kind == "veth" and (
             view.peer(link) in case.world.containers or case.network_of_bridge(_master(view, link)) is not None
         )
-        if into_container or case.network_of_bridge(link.name) is not None:
+        if link.loopback or into_container or case.network_of_bridge(link.name) is not None:
             return view, step, link
     return None
 

@@ -1,6 +1,7 @@
 """There is no route to the destination.
 
-What it reports: the table that is used holds no route that covers the destination.
+What it reports: the table that is used holds no route that covers the destination; or the local table none for an
+    address that the namespace holds.
 Why traffic stops: the kernel refuses to send (network unreachable), or discards what it should forward.
 Proof: the lookup in the namespace's tables; ENETUNREACH at the source; Ip.OutNoRoutes or Ip.InNoRoutes.
 Remedy: add the route; in a container, the default route by the engine's gateway.
@@ -11,16 +12,18 @@ Seen in the field: "Network is unreachable" in a container that is only in inter
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 from nettrace.model.intent import Endpoint, Network
 from nettrace.model.path import Direction, Reason, Segment
 from nettrace.model.snapshot import Link, NextHop, Route
 from nettrace.model.verdict import Evidence, EvidenceKind
-from nettrace.predict.world import View
+from nettrace.predict.world import LOCAL_TABLE, View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import Change, add_route, default_route
 from nettrace.rules.faults import blockers, errno_or_wire, intent_evidence, view_of
-from nettrace.rules.wording import enter
+from nettrace.rules.wording import enter, route_evidence
 
 
 def check(case: Case) -> Result:
@@ -61,7 +64,49 @@ def check(case: Case) -> Result:
                 blocker=blocker,
             )
         )
-    return fired(*hits, *_past_the_overlay(case))
+    return fired(*hits, *_past_the_overlay(case), *_not_local(case))
+
+
+def _not_local(case: Case) -> list[Hit]:
+    """Return the findings of addresses that a namespace holds without the local route that belongs to each."""
+    hits = []
+    for blocker, step in blockers(case, Reason.NOT_LOCAL):
+        view = view_of(case, step)
+        target = step.packet.dst if step.packet.dst in view.owned else step.next_hop
+        link = view.links.get(view.owned.get(target, 0)) if target is not None else None
+        if target is None or link is None:
+            continue
+        route = Route(
+            table=LOCAL_TABLE,
+            dst=ip_network(target),
+            kind="local",
+            scope="host" if target.version == 4 else "global",
+            prefsrc=target if target.version == 4 else None,
+            nexthops=(NextHop(ifindex=link.ifindex),),
+        )
+        family, scope = ("", f" scope host src {target}") if target.version == 4 else ("-6 ", "")
+        command = f"ip {family}route add local {target} dev {link.name} table local proto kernel{scope}"
+        hits.append(
+            Hit(
+                title=f"{view.name} has no local route to its own address {target}",
+                explanation=f"{link.name} in {view.name} holds {target}, but the route that makes packets for it end "
+                "there is gone, so they are taken for somebody else's.",
+                at=f"{view.name}/{link.name}",
+                evidence=(
+                    Evidence(kind=EvidenceKind.ROUTE, ref=f"{view.name}: table local", text=f"no route for {target}"),
+                    *route_evidence(view, step.route, step.rule),
+                    *errno_or_wire(case, blocker),
+                ),
+                mend=Mend(
+                    summary="Put the route back, or take the address away and add it again.",
+                    commands=(f"{enter(case, view.id)}{command}",),
+                    change=add_route(view.id, route),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        )
+    return hits
 
 
 def _past_the_overlay(case: Case) -> list[Hit]:

@@ -1,7 +1,7 @@
 """A policy rule sends the flow to a table that lacks the way.
 
 What it reports: a row of `ip rule` other than the three that every host has decides the packet's route, and the flow
-    stops there.
+    stops there; or one of the three is gone or narrowed, and the table it led to is not asked.
 Why traffic stops: the rule forbids it, or its table has no route, a discarding one, or one by the wrong device.
 Proof: the rule and the route it leads to; what the main table would have said.
 Remedy: delete or narrow the rule, or complete its table.
@@ -13,13 +13,28 @@ Seen in the field: answers to containers leave by the network card, since a poli
 
 from __future__ import annotations
 
-from nettrace.model.path import Direction, Reason, Segment
+from nettrace.model.path import Direction, Reason, Segment, Step
+from nettrace.model.snapshot import PolicyRule
 from nettrace.model.text import route_text, rule_text
+from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict.route import ERRORS
+from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
+from nettrace.rules.change import add_policy_rule
 from nettrace.rules.faults import blockers, errno_or_wire, view_of
-from nettrace.rules.route_facts import LOOKUP_STOPS, own_rule, routed_before, rule_change, rule_command, without_rule
+from nettrace.rules.route_facts import (
+    LOOKUP_STOPS,
+    add_rule_command,
+    lost_rules,
+    own_rule,
+    routed_before,
+    rule_change,
+    rule_command,
+    sent_out,
+    with_rule,
+    without_rule,
+)
 from nettrace.rules.wording import names, route_evidence, wire_evidence
 
 
@@ -30,7 +45,8 @@ def check(case: Case) -> Result:
     """
     hits = []
     for blocker in case.blockers:
-        for step in routed_before(case, blocker):
+        out = sent_out(case, blocker)
+        for step in (*out, *routed_before(case, blocker)):
             policy = step.rule
             if policy is None or not own_rule(policy):
                 continue
@@ -38,8 +54,11 @@ def check(case: Case) -> Result:
             stops = step is blocker.step and step.reason in LOOKUP_STOPS
             instead = without_rule(case, view, step)
             better = instead.route is not None and instead.route.kind in ("unicast", "local")
-            if not stops and (blocker.direction is Direction.REPLY or instead.ifindex == step.ifindex):
+            answers = blocker.direction is Direction.REPLY and not any(each is step for each in out)
+            if not stops and (answers or instead.ifindex == step.ifindex):
                 continue
+            if any(each is step for each in out) and not _leads_to_end(case, view, instead.ifindex):
+                continue  # it may well have left by the right device
             if not better:
                 continue
             text = rule_text(policy, names(view))
@@ -68,7 +87,71 @@ def check(case: Case) -> Result:
                 )
             )
             break
-    return fired(*hits, *_way_back(case))
+    return fired(*hits, *_way_back(case), *_not_asked(case))
+
+
+def _leads_to_end(case: Case, view: View, ifindex: int | None) -> bool:
+    """Tell whether a device leads to the network of the destination, which is a container of this host."""
+    owner = case.world.owner_of_address(case.flow.dst.address) if case.flow.dst.address is not None else None
+    network = case.before.intent.network(owner[1].network_id) if owner is not None else None
+    link = view.links.get(ifindex or 0)
+    return network is not None and link is not None and network.bridge == link.name
+
+
+def _not_asked(case: Case) -> list[Hit]:
+    """Return the findings of the local and the main table where no rule is left that asks them for every packet."""
+    hits = []
+    for blocker in case.blockers:
+        for step in (*sent_out(case, blocker), *routed_before(case, blocker)):
+            view = view_of(case, step)
+            absent = next(
+                (each for each in lost_rules(view, step.packet.family) if _helps(case, view, step, each)), None
+            )
+            if absent is None:
+                continue
+            table = {254: "main", 255: "local"}[absent.table]
+            instead = with_rule(case, view, step, absent)
+            route = route_text(instead.route, names(view)) if instead.route is not None else ""
+            at = f"{view.name}/{step.device}" if step.device else view.name
+            hits.append(
+                Hit(
+                    title=f"no policy rule of {view.name} asks the {table} table for {step.packet.dst}",
+                    explanation=f"The {table} table of {view.name} holds '{route}', but the rule that every namespace "
+                    f"starts with, '{rule_text(absent)}', is gone or narrowed, so that route is not looked at.",
+                    at=at,
+                    evidence=(
+                        *route_evidence(view, instead.route),
+                        *(
+                            Evidence(
+                                kind=EvidenceKind.ROUTE, ref=f"{view.name}: ip rule", text=rule_text(each, names(view))
+                            )
+                            for each in view.rules[step.packet.family]
+                        ),
+                        *errno_or_wire(case, blocker),
+                    ),
+                    mend=Mend(
+                        summary="Put the rule back.",
+                        commands=(add_rule_command(case, view, absent, table),),
+                        change=add_policy_rule(view.id, absent),
+                    ),
+                    basis=blocker.basis,
+                    blocker=blocker,
+                    segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
+                    device=step.device,
+                    netns=view.id,
+                )
+            )
+            break
+    return hits
+
+
+def _helps(case: Case, view: View, step: Step, rule: PolicyRule) -> bool:
+    """Tell whether a rule that is gone would have led a packet elsewhere than it went, or to a stop."""
+    instead = with_rule(case, view, step, rule)
+    if instead.route is None or instead.route.kind not in ("unicast", "local"):
+        return False
+    here = step.route
+    return here is None or (here.kind, step.ifindex) != (instead.route.kind, instead.ifindex)
 
 
 def _way_back(case: Case) -> list[Hit]:

@@ -12,7 +12,7 @@ Seen in the field: a published port works on one of the host's addresses only (m
 
 from __future__ import annotations
 
-from nettrace.model.path import Direction, Reason, Segment, Step
+from nettrace.model.path import Direction, LegEnd, Reason, Segment, Step
 from nettrace.model.text import route_text, rule_text
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Change, Hit, Mend, Result, fired, rule
@@ -27,9 +27,9 @@ def check(case: Case) -> Result:
     """Fire when a stopped answer was routed by a policy rule, or inside a container, to another device."""
     hits = []
     for blocker in case.blockers:
-        if blocker.direction is not Direction.REPLY or blocker.step is None:
+        if blocker.direction is not Direction.REPLY or (blocker.step is None and not _left(case)):
             continue
-        if blocker.step.reason is Reason.NOT_ENCAPSULATED:
+        if blocker.step is not None and blocker.step.reason is Reason.NOT_ENCAPSULATED:
             continue  # what should have led into the overlay is missing: that is named by what it is
         for step in routed_before(case, blocker):
             came = _way_in(case, step)
@@ -93,6 +93,11 @@ def _from_another_address(case: Case) -> list[Hit]:
             blocker=blocker,
         )
     ]
+
+
+def _left(case: Case) -> bool:
+    """Tell whether the answer leaves this host, although it is for a container or the host itself."""
+    return case.trace.reply is not None and case.trace.reply.end is LegEnd.LEFT
 
 
 def _way_in(case: Case, step: Step) -> str | None:

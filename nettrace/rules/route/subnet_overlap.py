@@ -21,7 +21,7 @@ from nettrace.rules.base import Change, Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_route
 from nettrace.rules.faults import intent_evidence, view_of
-from nettrace.rules.route_facts import own_rule, routed_before
+from nettrace.rules.route_facts import own_rule, routed_before, sent_out
 from nettrace.rules.wording import delete_route_command, names, route_evidence, wire_evidence
 
 DEAD_ENDS = (Reason.NEIGHBOUR_FAILED, Reason.NO_CARRIER, Reason.OTHERHOST)
@@ -30,7 +30,7 @@ DEAD_ENDS = (Reason.NEIGHBOUR_FAILED, Reason.NO_CARRIER, Reason.OTHERHOST)
 def check(case: Case) -> Result:
     """Fire when a stopped leg followed one of two routes of the host that cover the same engine addresses."""
     for blocker in case.blockers:
-        for step in routed_before(case, blocker):
+        for step in (*sent_out(case, blocker), *routed_before(case, blocker)):
             if step.netns != case.world.host or step.route is None or step.route.kind != "unicast":
                 continue
             if own_rule(step.rule) or step.route.dst.prefixlen < 4:
@@ -54,7 +54,7 @@ def _stolen(case: Case, blocker: Blocker, step: Step) -> Hit | None:
     right = _route_of(view, step, bridge.ifindex) if bridge is not None else None
     if subnet is None or right is None:
         return None
-    what = "answers" if blocker.direction is Direction.REPLY else "packets"
+    what = "answers" if any(each is step for each in case.steps(Direction.REPLY)) else "packets"
     return _hit(
         case,
         blocker,

@@ -22,19 +22,21 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import add_route, delete_route
 from nettrace.rules.faults import view_of
+from nettrace.rules.route_facts import own_rule, sent_out
 from nettrace.rules.wording import delete_route_command, enter, names, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
     """Fire for the first route of a stopped leg that leaves by a device which cannot be the right one."""
     for blocker in case.blockers:
-        for step in case.steps(blocker.direction):
+        for step in (*sent_out(case, blocker), *case.steps(blocker.direction)):
             if step is blocker.step:
                 break
             if step.kind is not StepKind.ROUTE or step.route is None or step.route.kind != "unicast":
                 continue
             right = _right_device(case, step, blocker)
-            if right is not None and right != step.device:
+            # What a policy rule of its own leads astray is route.policy-rule's, or route.reply-asymmetric's.
+            if right is not None and right != step.device and not own_rule(step.rule):
                 return fired(_hit(case, blocker, step, right))
     return fired()
 
@@ -102,7 +104,7 @@ def _hit(case: Case, blocker: Blocker, step: Step, right: str) -> Hit:
     route = step.route
     assert route is not None
     text = route_text(route, names(view))
-    what = "the packet" if blocker.direction is Direction.FORWARD else "the answer"
+    what = _what(case, step)
     missing = _connected(case, view, step, right)
     if missing is not None:
         return _missing_hit(case, blocker, step, right, missing)
@@ -123,6 +125,10 @@ def _hit(case: Case, blocker: Blocker, step: Step, right: str) -> Hit:
         device=step.device,
         netns=view.id,
     )
+
+
+def _what(case: Case, step: Step) -> str:
+    return "the answer" if any(each is step for each in case.steps(Direction.REPLY)) else "the packet"
 
 
 def _connected(case: Case, view: View, step: Step, right: str) -> Route | None:
@@ -152,7 +158,7 @@ def _devices(route: Route) -> list[int | None]:
 def _missing_hit(case: Case, blocker: Blocker, step: Step, right: str, missing: Route) -> Hit:
     view = view_of(case, step)
     assert step.route is not None
-    what = "the packet" if blocker.direction is Direction.FORWARD else "the answer"
+    what = _what(case, step)
     text = route_text(missing, names(view))
     return Hit(
         title=f"{view.name} sends {what} out of {step.device} instead of {right}: its route to {missing.dst} is gone",

@@ -1,6 +1,7 @@
 """The next hop is not the network's gateway.
 
-What it reports: the container's route goes by another router than the engine's gateway, and the flow stops.
+What it reports: the container's route goes by another router than the engine's gateway, or a route by a container that
+    does not forward, and the flow stops.
 Why traffic stops: the other address is nobody, or somebody who does not forward.
 Proof: the route against the engine's gateway.
 Remedy: put the right gateway in.
@@ -12,22 +13,75 @@ Seen in the field: as above, with the gateway of an internal or macvlan network 
 from __future__ import annotations
 
 from nettrace.model.intent import Endpoint, Network
-from nettrace.model.path import Direction, StepKind
+from nettrace.model.path import Direction, Reason, Segment, StepKind
 from nettrace.model.snapshot import Link
+from nettrace.model.text import route_text
 from nettrace.predict.children import KINDS
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import add_route, default_route, delete_route, together
-from nettrace.rules.faults import attachment, intent_evidence
-from nettrace.rules.wording import enter, route_evidence, wire_evidence
+from nettrace.rules.faults import attachment, blockers, intent_evidence, last_route, view_of
+from nettrace.rules.wording import (
+    delete_route_command,
+    enter,
+    names,
+    route_evidence,
+    sysctl_evidence,
+    wire_evidence,
+)
 
 
 def check(case: Case) -> Result:
-    """Fire when the source's default route names another gateway than its endpoint's, and the flow stops."""
+    """Fire when a stopped flow goes by a next hop that is not the network's gateway, or does not forward."""
+    hit = _by_default(case)
+    return fired(*([hit] if hit is not None else _no_router(case)))
+
+
+def _no_router(case: Case) -> list[Hit]:
+    """Return the findings of routes to a container, which took the packet and does not forward it."""
+    hits = []
+    for blocker, stop in blockers(case, Reason.FORWARDING_OFF):
+        step = last_route(case, blocker, stop)
+        if stop.netns in case.world.hosts or step is None or step.netns == stop.netns or step.route is None:
+            continue
+        view, middle = view_of(case, step), view_of(case, stop)
+        gateway = step.next_hop
+        if gateway is None or gateway == step.packet.dst or gateway not in middle.owned:
+            continue
+        text = route_text(step.route, names(view))
+        name = case.world.containers[stop.netns].name if stop.netns in case.world.containers else middle.name
+        hits.append(
+            Hit(
+                title=f"{view.name} uses {gateway} as a gateway, and {name} does not forward",
+                explanation=f"In {view.name} the route '{text}' hands packets for {step.packet.dst} to {gateway}. That "
+                f"is {name}, which is no router: it discards what is for others ({stop.sysctl}).",
+                at=f"{view.name}/{step.device}",
+                evidence=(
+                    *route_evidence(view, step.route, step.rule),
+                    *((sysctl_evidence(middle, stop.sysctl),) if stop.sysctl is not None else ()),
+                    *wire_evidence(case, blocker),
+                ),
+                mend=Mend(
+                    summary="Delete the route, or name a router in it.",
+                    commands=(delete_route_command(case, view, step.route),),
+                    change=delete_route(view.id, step.route),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+                segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
+                device=step.device,
+                netns=view.id,
+            )
+        )
+    return hits
+
+
+def _by_default(case: Case) -> Hit | None:
+    """Return the finding of a default route of the source that names another gateway than its endpoint's."""
     own = _own(case)
     if own is None or not case.blockers:
-        return fired()
+        return None
     view, link, endpoint, network = own
     gateway = endpoint.gateway if case.flow.family == 4 else endpoint.gateway6
     for step in case.steps(Direction.FORWARD):
@@ -42,32 +96,28 @@ def check(case: Case) -> Result:
         )
         blocker = case.blockers[0]
         prefix = enter(case, view.id)
-        return fired(
-            Hit(
-                title=f"{view.name} uses {used or 'nobody'} as its gateway instead of {gateway}",
-                explanation=f"The default route of {view.name} {told}, but the gateway of {network.name} is {gateway}.",
-                at=f"{view.name}/{link.name}",
-                evidence=(
-                    *route_evidence(view, route, step.rule),
-                    intent_evidence(f"gateway of {network.name}: {gateway}", network.engine),
-                    *wire_evidence(case, blocker),
-                ),
-                mend=Mend(
-                    summary="Set the right gateway.",
-                    commands=(f"{prefix}ip route replace default via {gateway} dev {link.name}",),
-                    change=together(
-                        delete_route(view.id, route), add_route(view.id, default_route(gateway, link.ifindex))
-                    ),
-                ),
-                basis=blocker.basis,
-                blocker=blocker,
-                direction=Direction.FORWARD,
-                segment=step.segment,
-                device=link.name,
-                netns=view.id,
-            )
+        return Hit(
+            title=f"{view.name} uses {used or 'nobody'} as its gateway instead of {gateway}",
+            explanation=f"The default route of {view.name} {told}, but the gateway of {network.name} is {gateway}.",
+            at=f"{view.name}/{link.name}",
+            evidence=(
+                *route_evidence(view, route, step.rule),
+                intent_evidence(f"gateway of {network.name}: {gateway}", network.engine),
+                *wire_evidence(case, blocker),
+            ),
+            mend=Mend(
+                summary="Set the right gateway.",
+                commands=(f"{prefix}ip route replace default via {gateway} dev {link.name}",),
+                change=together(delete_route(view.id, route), add_route(view.id, default_route(gateway, link.ifindex))),
+            ),
+            basis=blocker.basis,
+            blocker=blocker,
+            direction=Direction.FORWARD,
+            segment=step.segment,
+            device=link.name,
+            netns=view.id,
         )
-    return fired()
+    return None
 
 
 def _own(case: Case) -> tuple[View, Link, Endpoint, Network] | None:
