@@ -23,6 +23,9 @@ KINDS = {
 }
 
 
+#: States of neighbour entries that nobody asks about again.
+FIXED = ("PERMANENT", "NOARP")
+
 #: ICMP types that mean the packet was given up: unreachable, too big, time exceeded, parameter problem. A redirect is
 #: advice; the packet goes on.
 ERROR_TYPES = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
@@ -385,7 +388,7 @@ def _unanswered(trace: Trace, sightings: tuple[Sighting, ...]) -> tuple[Sighting
     Next hops with a static entry are left out: the kernel does not ask for them, only the prober did.
     """
     steps = (step for leg in (trace.forward, trace.reply) if leg is not None for step in (*leg.steps, *leg.beyond))
-    known = {step.neighbour.address for step in steps if step.neighbour and step.neighbour.state == "PERMANENT"}
+    known = {step.neighbour.address for step in steps if step.neighbour and step.neighbour.state in FIXED}
     answered = known | {
         each.packet.src for each in sightings if each.kind in (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
     }

@@ -245,7 +245,7 @@ def _asks(trace: Trace, snapshot: Snapshot) -> tuple[Ask, ...]:
     for step in _steps(trace):
         entry = step.neighbour
         namespace = snapshot.namespace(step.netns)
-        if entry is None or entry.state != "PERMANENT" or entry.address in owned or namespace is None:
+        if entry is None or entry.state not in ("PERMANENT", "NOARP") or entry.address in owned or namespace is None:
             continue
         if snapshot.peer_of(step.netns) is not None:
             continue

@@ -22,8 +22,10 @@ from nettrace.predict.world import View, World, unread_text
 _ALL = "00:00:00:00:00:00"
 
 
-#: States in which a MAC is used without asking first (NUD_VALID but for NUD_PERMANENT).
-_LEARNT = ("REACHABLE", "STALE", "DELAY", "PROBE", "NOARP")
+#: States in which a MAC is used and never asked about (NUD_PERMANENT, and NUD_NOARP, which a command can set too).
+FIXED = ("PERMANENT", "NOARP")
+#: States in which a MAC is used without asking first (the rest of NUD_VALID).
+_LEARNT = ("REACHABLE", "STALE", "DELAY", "PROBE")
 
 
 class Member(Model):
@@ -139,7 +141,7 @@ def resolve(world: World, view: View, link: Link, address: IPAddress, *, asking:
         return Resolution(how=Resolved.NO_ARP, mac=link.mac if link.arp_type == 1 else None)
     segment = segment_of(world, view, link)
     owners = list(_owners(world, segment, address, exclude=(view.id, link.ifindex)))
-    if entry is not None and entry.state == "PERMANENT":
+    if entry is not None and entry.mac is not None and entry.state in FIXED:
         owner = next((each for each, device in owners if device.mac == entry.mac), None)
         return Resolution(how=Resolved.STATIC, mac=entry.mac, owner=owner, entry=entry)
     if entry is not None and entry.mac is not None and entry.state in _LEARNT:

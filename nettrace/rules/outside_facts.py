@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from nettrace.correlate import Inner
 from nettrace.model.base import IPAddress
+from nettrace.model.observe import Sighting, SightingKind, Way
 from nettrace.model.path import Direction, StepKind
+from nettrace.model.snapshot import Link
 from nettrace.model.verdict import GapView
+from nettrace.predict.world import View
 from nettrace.rules.case import Case
 
-__all__ = ["assumed", "out_of_reach"]
+__all__ = ["assumed", "frame_astray", "out_of_reach"]
 
 
 def assumed(case: Case) -> tuple[str, ...]:
@@ -22,6 +25,27 @@ def assumed(case: Case) -> tuple[str, ...]:
         "nothing beyond this host stops them or the answers"
     )
     return (*flow.assumed, way)
+
+
+def frame_astray(case: Case) -> tuple[View, Link, Sighting] | None:
+    """Return an answer from beyond this host in a frame that none of the devices it came to takes.
+
+    Beside it the namespace and the device. A capture hears such frames where the wire brings them; the stack drops
+    them as another host's.
+    """
+    leave = next((step for step in case.steps(Direction.FORWARD) if step.kind is StepKind.LEAVE), None)
+    view = case.view(leave.netns) if leave is not None else None
+    link = view.by_name.get(leave.device or "") if view is not None and leave is not None else None
+    if view is None or link is None or link.mac is None or link.master is not None or link.macvlan_mode is not None:
+        return None
+    for each in case.observation.sightings if case.observation is not None else ():
+        mac = each.packet.dst_mac
+        if each.kind is not SightingKind.REPLY or each.point != f"{view.name}/{link.name}" or each.way is not Way.IN:
+            continue
+        known = {other.mac for there in case.world.views.values() for other in there.links.values()}
+        if mac is not None and mac not in known and not int(mac[:2], 16) & 1:
+            return view, link, each
+    return None
 
 
 def out_of_reach(case: Case, inner: Inner) -> GapView:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from nettrace.model.path import Direction, Reason, StepKind
-from nettrace.model.text import route_text
+from nettrace.model.path import Direction, LegEnd, Reason, Segment, StepKind
+from nettrace.model.text import address_text, route_text
+from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import add_route, append_rule, delete_route, together
 from nettrace.rules.faults import blockers
 from nettrace.rules.nat_facts import Leaving, from_loopback, leaving, nat_hit, neighbourly
 from nettrace.rules.publish_facts import asked, nat_table, publish_hit, wanted
-from nettrace.rules.wording import enter, names, route_evidence
+from nettrace.rules.wording import enter, names, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -31,10 +32,61 @@ def check(case: Case) -> Result:
     local = _local_source(case)
     if local is not None:
         return fired(local)
+    own = _chosen_by_host(case)
+    if own is not None:
+        return fired(own)
     out = leaving(case)
     if out is None or out.translated or out.covering or not out.meant or neighbourly(case, out):
         return fired()
     return fired(_hit(case, out))
+
+
+def _chosen_by_host(case: Case) -> Hit | None:
+    """Return the finding for the host's own packet, whose source a route prefers that is none of the way out's.
+
+    Nobody translates what the host itself sends, and who is on that link need not know the way back, nor answer ARP
+    for one who asks from there.
+    """
+    steps = case.steps(Direction.FORWARD)
+    step = next((each for each in steps if each.kind is StepKind.ROUTE), None)
+    route = step.route if step is not None else None
+    if step is None or route is None or route.prefsrc is None or step.netns != case.world.host:
+        return None
+    if case.flow.src.netns != step.netns or case.trace.forward.end is not LegEnd.LEFT:
+        return None
+    view = case.world.views[step.netns]
+    held = [each.address.ip for each in view.addresses.get(step.ifindex or 0, ())]
+    fit = [each for each in held if each.version == route.prefsrc.version and not each.is_link_local]
+    seen = next((each for each in case.blockers if each.step is None or each.segment is Segment.REMOTE), None)
+    last = steps[-1].packet.src
+    if route.prefsrc in held or not fit or not route.prefsrc.is_private or seen is None or last != route.prefsrc:
+        return None
+    better = replace(route, prefsrc=None)
+    family = "-6 " if route.dst.version == 6 else ""
+    return Hit(
+        title=f"{view.name} sends by {step.device} with the source {route.prefsrc}, which its route chose",
+        explanation=f"The route '{route_text(route, names(view))}' makes {route.prefsrc} the source, which is no "
+        f"address of {step.device}, and no rule translates it. Answers cannot find the way back.",
+        at=f"{view.name}/{step.device}",
+        evidence=(
+            *route_evidence(view, route, step.rule),
+            *(
+                Evidence(kind=EvidenceKind.ADDRESS, ref=f"{view.name}/{step.device}", text=address_text(each, {}))
+                for each in view.addresses.get(step.ifindex or 0, ())
+                if each.address.ip in fit
+            ),
+            *wire_evidence(case, seen),
+        ),
+        mend=Mend(
+            summary="Let the route choose no source, so that the kernel takes the address of the interface.",
+            commands=(f"{enter(case, view.id)}ip {family}route replace {route_text(better, names(view))}",),
+            change=together(delete_route(view.id, route), add_route(view.id, better)),
+        ),
+        basis=seen.basis,
+        blocker=seen,
+        direction=Direction.REPLY,
+        segment=Segment.REMOTE,
+    )
 
 
 def _local_source(case: Case) -> Hit | None:

@@ -1,6 +1,7 @@
 """The packet left the host correctly, and nothing came back.
 
-What it reports: the egress device sent the packet with an address of the host, and no answer or error returned.
+What it reports: the egress device sent the packet with an address of the host, and no answer or error returned; or
+    the answer came in a frame that is not for this host.
 Why traffic stops: something beyond this host discards the packet or the answer.
 Proof: the capture at the egress; silence until the timeout; conntrack UNREPLIED.
 Remedy: ask whoever runs what is behind the egress device.
@@ -13,10 +14,11 @@ from __future__ import annotations
 
 from nettrace.model.observe import SightingKind
 from nettrace.model.path import Direction, LegEnd, Segment, StepKind
-from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.model.verdict import Basis, Evidence, EvidenceKind
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.nat_facts import leaving
+from nettrace.rules.outside_facts import frame_astray
 
 
 def check(case: Case) -> Result:
@@ -24,6 +26,9 @@ def check(case: Case) -> Result:
     correlation = case.correlation
     if not correlation.probed or not correlation.silent or case.trace.forward.passing is not LegEnd.LEFT:
         return fired()
+    astray = _astray(case)
+    if astray is not None:
+        return fired(astray)
     if leaving(case) is not None:
         # It left with an address that nobody can answer: that has codes of its own.
         return fired()
@@ -81,6 +86,39 @@ def check(case: Case) -> Result:
             basis=blocker.basis,
             blocker=blocker,
         )
+    )
+
+
+def _astray(case: Case) -> Hit | None:
+    """Return the finding of an answer that came in a frame for another MAC than that of the device it came to."""
+    found = frame_astray(case)
+    blocker = next((each for each in case.blockers if each.direction is Direction.REPLY), None)
+    if found is None or blocker is None:
+        return None
+    view, link, frame = found
+    mac, held = frame.packet.dst_mac, frame.packet.dst
+    router = next((step.next_hop for step in case.steps(Direction.FORWARD) if step.kind is StepKind.NEIGHBOUR), None)
+    return Hit(
+        title=f"the answer comes to {link.name} in a frame for {mac}, which is not its MAC",
+        explanation=f"{case.flow.dst.name} answered, and the router handed the answer to {mac}, although {link.name} "
+        f"has {link.mac}: it remembers an old or wrong MAC for {held}.",
+        at=frame.point,
+        evidence=(
+            Evidence(
+                kind=EvidenceKind.PACKET, ref=frame.point, text=f"{frame.packet.src} → {held} came in a frame for {mac}"
+            ),
+            Evidence(kind=EvidenceKind.LINK, ref=frame.point, text=f"{link.name} has the MAC {link.mac}"),
+        ),
+        mend=Mend(
+            summary=f"Delete the entry for {held} at the router"
+            + (f" behind {router}." if router is not None else "."),
+            commands=(f"ip neigh del {held} dev <device>  # there",),
+        ),
+        basis=Basis.OBSERVED,
+        blocker=blocker,
+        segment=Segment.REMOTE,
+        device=link.name,
+        netns=view.id,
     )
 
 
