@@ -490,6 +490,10 @@ def _observed_blockers(
         if past and each.step is not None and each.step.outcome is Outcome.DROP:
             contradicted = True
             continue
+        if each.direction is Direction.REPLY and not blockers and not arrived and _lost_ahead(forward):
+            # Nobody answers what did not get there.
+            contradicted = True
+            blockers.append(_wire_gap(trace, forward, Direction.FORWARD))
         before_it = passages[:index] if index is not None else passages
         missing = [item for item in before_it if item.observed is ObservedSight.NOT_SEEN and not item.beyond]
         if missing and not blockers and not _request_meets_it_too(each.step, before_it, missing[0]):
@@ -671,6 +675,11 @@ def _behind_all_points(blocker: Blocker, trace: Trace) -> bool:
 def _after_the_handshake(blocker: Blocker) -> bool:
     """Tell whether a stop comes only after the answer that the probe takes for one: a handshake nobody takes up."""
     return blocker.step is not None and blocker.step.reason is Reason.PORT_HELD
+
+
+def _lost_ahead(forward: tuple[Passage, ...]) -> bool:
+    """Tell whether open captures show that the packet itself went missing where the model lets it pass."""
+    return any(each.observed is ObservedSight.NOT_SEEN and not each.beyond for each in forward)
 
 
 def _index(passages: tuple[Passage, ...], point: str | None) -> int | None:

@@ -49,6 +49,12 @@ def sent_out(case: Case, blocker: Blocker) -> list[Step]:
     return [step for step in case.steps(Direction.FORWARD) if step.kind is StepKind.ROUTE]
 
 
+def direction_of(case: Case, step: Step) -> Direction:
+    """Return which way the packet of a routing decision was going."""
+    answers = any(each is step for each in case.steps(Direction.REPLY))
+    return Direction.REPLY if answers else Direction.FORWARD
+
+
 def without_rule(case: Case, view: View, step: Step) -> routing.Lookup:
     """Return the lookup of a step's packet as if its policy rule were not there."""
     left = {family: tuple(each for each in rules if each != step.rule) for family, rules in view.rules.items()}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from nettrace.model.observe import SightingKind
 from nettrace.model.path import Direction, LegEnd, Segment, StepKind
-from nettrace.model.verdict import Basis, Evidence, EvidenceKind
+from nettrace.model.verdict import Basis, Evidence, EvidenceKind, ObservedSight
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.nat_facts import leaving
@@ -40,6 +40,9 @@ def check(case: Case) -> Result:
         return fired()
     view = case.world.views[leave.netns]
     point = f"{view.name}/{leave.device}"
+    out = [each for each in correlation.passages if each.direction is Direction.FORWARD and each.point == point]
+    if any(each.observed is ObservedSight.NOT_SEEN for each in out):
+        return fired()  # it did not get that far
     seen = next(
         (
             each

@@ -26,6 +26,7 @@ from nettrace.rules.faults import blockers, errno_or_wire, view_of
 from nettrace.rules.route_facts import (
     LOOKUP_STOPS,
     add_rule_command,
+    direction_of,
     lost_rules,
     own_rule,
     routed_before,
@@ -81,6 +82,7 @@ def check(case: Case) -> Result:
                     ),
                     basis=blocker.basis,
                     blocker=blocker,
+                    direction=direction_of(case, step),
                     segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
                     device=step.device,
                     netns=view.id,
@@ -136,6 +138,7 @@ def _not_asked(case: Case) -> list[Hit]:
                     ),
                     basis=blocker.basis,
                     blocker=blocker,
+                    direction=direction_of(case, step),
                     segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
                     device=step.device,
                     netns=view.id,

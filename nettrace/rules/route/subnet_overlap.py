@@ -21,7 +21,7 @@ from nettrace.rules.base import Change, Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_route
 from nettrace.rules.faults import intent_evidence, view_of
-from nettrace.rules.route_facts import own_rule, routed_before, sent_out
+from nettrace.rules.route_facts import direction_of, own_rule, routed_before, sent_out
 from nettrace.rules.wording import delete_route_command, names, route_evidence, wire_evidence
 
 DEAD_ENDS = (Reason.NEIGHBOUR_FAILED, Reason.NO_CARRIER, Reason.OTHERHOST)
@@ -54,7 +54,7 @@ def _stolen(case: Case, blocker: Blocker, step: Step) -> Hit | None:
     right = _route_of(view, step, bridge.ifindex) if bridge is not None else None
     if subnet is None or right is None:
         return None
-    what = "answers" if any(each is step for each in case.steps(Direction.REPLY)) else "packets"
+    what = "answers" if direction_of(case, step) is Direction.REPLY else "packets"
     return _hit(
         case,
         blocker,
@@ -146,6 +146,7 @@ def _hit(
         ),
         basis=blocker.basis,
         blocker=blocker,
+        direction=direction_of(case, step),
         segment=Segment.HOST,
         device=step.device,
         netns=view.id,

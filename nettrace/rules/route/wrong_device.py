@@ -22,7 +22,7 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import add_route, delete_route
 from nettrace.rules.faults import view_of
-from nettrace.rules.route_facts import own_rule, sent_out
+from nettrace.rules.route_facts import direction_of, own_rule, sent_out
 from nettrace.rules.wording import delete_route_command, enter, names, route_evidence, wire_evidence
 
 
@@ -104,7 +104,7 @@ def _hit(case: Case, blocker: Blocker, step: Step, right: str) -> Hit:
     route = step.route
     assert route is not None
     text = route_text(route, names(view))
-    what = _what(case, step)
+    what = "the packet" if direction_of(case, step) is Direction.FORWARD else "the answer"
     missing = _connected(case, view, step, right)
     if missing is not None:
         return _missing_hit(case, blocker, step, right, missing)
@@ -121,14 +121,11 @@ def _hit(case: Case, blocker: Blocker, step: Step, right: str) -> Hit:
         ),
         basis=blocker.basis,
         blocker=blocker,
+        direction=direction_of(case, step),
         segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
         device=step.device,
         netns=view.id,
     )
-
-
-def _what(case: Case, step: Step) -> str:
-    return "the answer" if any(each is step for each in case.steps(Direction.REPLY)) else "the packet"
 
 
 def _connected(case: Case, view: View, step: Step, right: str) -> Route | None:
@@ -158,7 +155,7 @@ def _devices(route: Route) -> list[int | None]:
 def _missing_hit(case: Case, blocker: Blocker, step: Step, right: str, missing: Route) -> Hit:
     view = view_of(case, step)
     assert step.route is not None
-    what = _what(case, step)
+    what = "the packet" if direction_of(case, step) is Direction.FORWARD else "the answer"
     text = route_text(missing, names(view))
     return Hit(
         title=f"{view.name} sends {what} out of {step.device} instead of {right}: its route to {missing.dst} is gone",
@@ -173,6 +170,7 @@ def _missing_hit(case: Case, blocker: Blocker, step: Step, right: str, missing: 
         ),
         basis=blocker.basis,
         blocker=blocker,
+        direction=direction_of(case, step),
         segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
         device=step.device,
         netns=view.id,
