@@ -22,14 +22,15 @@ ERRORS = ("blackhole", "unreachable", "prohibit")
 class Lookup(Model):
     """Answer of a route lookup. `route` is None when nothing matched; `hop` the next hop that was chosen.
 
-    `rule` is the policy rule that led there. `choices` counts the live next hops of a multipath route. `thrown` is a
+    `rule` is the policy rule that led there. `others` are the further live next hops of a multipath route: which of
+    them a flow gets is a matter of a hash with a secret key (fib_multipath_hash, rt6_multipath_hash). `thrown` is a
     route of type throw that ended the search in its table, where nothing matched after it.
     """
 
     route: Route | None = None
     hop: NextHop | None = None
     rule: PolicyRule | None = None
-    choices: int = 1
+    others: tuple[NextHop, ...] = ()
     thrown: Route | None = None
 
     @property
@@ -75,13 +76,13 @@ def lookup(
         found = _table_lookup(view, view.tables.get((packet.family, rule.table), []), packet, oif=oif, src=src)
         if found is None:
             continue
-        route, hop, choices = found
+        route, hop, others = found
         if route.kind == "throw":
             thrown = thrown or route
             continue
         if route.kind not in ERRORS and _suppressed(view, rule, route, hop):
             continue
-        return Lookup(route=route, hop=hop, rule=rule, choices=choices)
+        return Lookup(route=route, hop=hop, rule=rule, others=others)
     return Lookup(thrown=thrown)
 
 
@@ -98,12 +99,12 @@ def _unruled_lookup(view: View, packet: Packet, *, oif: int | None, src: IPAddre
         found = _table_lookup(view, routes, packet, oif=oif, src=src)
         if found is None:
             continue
-        route, hop, choices = found
+        route, hop, others = found
         if route.kind == "throw":
             thrown = thrown or route
             continue
         rule = {local.table: local, main.table: main}.get(route.table, default)
-        return Lookup(route=route, hop=hop, rule=rule, choices=choices)
+        return Lookup(route=route, hop=hop, rule=rule, others=others)
     return Lookup(thrown=thrown)
 
 
@@ -153,7 +154,7 @@ def rule_matches(rule: PolicyRule, packet: Packet, *, iif: str | None, oif: str 
 
 def _table_lookup(
     view: View, routes: list[Route], packet: Packet, *, oif: int | None, src: IPAddress | None
-) -> tuple[Route, NextHop | None, int] | None:
+) -> tuple[Route, NextHop | None, tuple[NextHop, ...]] | None:
     for route in routes:
         if packet.dst not in route.dst or (route.tos and route.tos != packet.tos):
             continue
@@ -162,11 +163,12 @@ def _table_lookup(
         if not route.nexthops:
             # Only a nexthop object can be a blackhole without the route saying so (nexthop_is_blackhole).
             if route.kind == "unicast" and route.nexthop_id is not None:
-                return replace(route, kind="blackhole"), None, 0
-            return route, None, 0
+                return replace(route, kind="blackhole"), None, ()
+            return route, None, ()
         alive = [hop for hop in route.nexthops if usable(view, hop) and (oif is None or hop.ifindex == oif)]
         if alive:
-            return route, on_link(view, route, alive[0]), len(alive)
+            first, *others = (on_link(view, route, hop) for hop in alive)
+            return route, first, tuple(others)
     return None
 
 

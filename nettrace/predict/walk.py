@@ -27,7 +27,7 @@ from nettrace.model.path import (
     StepKind,
     Trace,
 )
-from nettrace.model.snapshot import FdbEntry, Gap, Link, Neighbour, Snapshot
+from nettrace.model.snapshot import FdbEntry, Gap, Link, Neighbour, NextHop, Snapshot
 from nettrace.model.text import link_text, neighbour_text, route_text
 from nettrace.predict import arrival, children, neigh, overlay, relay, reverse_path, sockets, traffic
 from nettrace.predict import asking as requests
@@ -479,7 +479,27 @@ class _Walk:
             raise _End
         if not quiet:
             self._add(self._step(view, StepKind.ROUTE, stage, text, packet, **facts))
-        return found
+        return self._spread(view, packet, stage, found, quiet=quiet) if found.others else found
+
+    def _spread(self, view: View, packet: Packet, stage: str, found: routing.Lookup, *, quiet: bool) -> routing.Lookup:
+        """Take a next hop that answers where others of the route do not, in doubt whether this flow gets it."""
+        hops = [hop for hop in (found.hop, *found.others) if hop is not None]
+        dead = [hop for hop in hops if not self._answers(view, hop, packet)]
+        if not dead or len(dead) == len(hops):
+            return found
+        if not quiet:
+            named = ", ".join(str(hop.gateway or self._name(view, hop.ifindex)) for hop in dead)
+            text = f"{view.name} spreads flows over {len(hops)} next hops, and nobody answers for {named}"
+            self._doubt(view, stage, text, packet)
+        return replace(found, hop=next(hop for hop in hops if hop not in dead))
+
+    def _answers(self, view: View, hop: NextHop, packet: Packet) -> bool:
+        """Tell whether a next hop can be resolved, or may be, as far as can be seen from here."""
+        out, address = view.links.get(hop.ifindex or 0), hop.gateway or packet.dst
+        if out is None or not (out.up and out.lower_up):
+            return False
+        found = neigh.resolve(self.world, view, out, address, asking=_asking(view, out, address, packet))
+        return found.how not in (neigh.Resolved.NOBODY, neigh.Resolved.IGNORED)
 
     def _need_routes(self, view: View, stage: str, packet: Packet) -> None:
         """End the leg where the routes of a namespace were not read; without its policy rules, go on in doubt."""
