@@ -11,6 +11,7 @@ Seen in the field: network managers that configure veths and bridges take addres
 
 from __future__ import annotations
 
+from nettrace.correlate import Blocker
 from nettrace.model.flow import FlowEnd
 from nettrace.model.intent import Endpoint, Network
 from nettrace.model.path import Reason, Segment
@@ -20,6 +21,7 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import Change, add_address, add_route, default_route, together
 from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence
+from nettrace.rules.nat_facts import leaving
 from nettrace.rules.wording import enter
 
 REASONS = (
@@ -37,7 +39,7 @@ REASONS = (
 def check(case: Case) -> Result:
     """Fire when an end of a stopped flow lacks the address of its endpoint."""
     hits = []
-    for blocker, _step in blockers(case, *REASONS):
+    for blocker in (*(each for each, _step in blockers(case, *REASONS)), *_untranslated(case)):
         for end, segment in ((case.flow.src, Segment.SOURCE), (case.flow.dst, Segment.DESTINATION)):
             own = _by_mac(case, end)
             if own is None:
@@ -77,6 +79,12 @@ def check(case: Case) -> Result:
             )
             return fired(*hits)
     return fired(*hits)
+
+
+def _untranslated(case: Case) -> list[Blocker]:
+    """Return the stop of a packet that left with a source which no rule is for, as the right one was not there."""
+    out = leaving(case)
+    return [out.blocker] if out is not None and out.subnet is None and not out.translated else []
 
 
 def _by_mac(case: Case, end: FlowEnd) -> tuple[View, Link, Endpoint, Network] | None:
