@@ -12,7 +12,7 @@ from nettrace.correlate import Blocker, Passage, correlate
 from nettrace.model.base import IPAddress
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd
 from nettrace.model.observe import Blind, SightingKind
-from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Trace
+from nettrace.model.path import Direction, Leg, LegEnd, Outcome, Reason, Trace
 from nettrace.model.verdict import (
     Basis,
     Evidence,
@@ -46,6 +46,7 @@ from nettrace.rules.outside_facts import assumed, out_of_reach
 
 #: How often the way is walked again with all mended that was found.
 _DEEPEST = 4
+_TOO_BIG = (Reason.TOO_BIG, Reason.FRAME_TOO_BIG)
 _ORDER = {Severity.BLOCKING: 0, Severity.DEGRADING: 1, Severity.WARNING: 2, Severity.INFO: 3}
 
 
@@ -220,7 +221,10 @@ def _outcome(case: Case, ranked: list[_Ranked]) -> Result:
     if stopping:
         explained = {each.position for each in stopping}
         mild = all(each.severity is Severity.DEGRADING for each in stopping)
-        return Result.DEGRADED if mild and len(explained) == len(case.blockers) else Result.STOPPED
+        # Of a packet that is too big for one device, what it would meet at the next is no further fault.
+        rest = [each for index, each in enumerate(case.blockers) if index not in explained]
+        mild = mild and 0 in explained and all(each.step is not None and each.step.reason in _TOO_BIG for each in rest)
+        return Result.DEGRADED if mild else Result.STOPPED
     if any(_proven(case, each) for each in case.blockers) or (correlation.probed and _settled_by_wire(case)):
         return Result.STOPPED
     return Result.INCONCLUSIVE

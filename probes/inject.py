@@ -140,6 +140,7 @@ class Injector:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
+        self._forbid_fragments(sock)
         sock.bind(self._address(source, 0))
         return sock
 

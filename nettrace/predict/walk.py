@@ -1683,9 +1683,10 @@ class _Walk:
 
         Meant is the end that was asked for; of what was translated on the way, the container that has the address.
         """
-        end = self.flow.dst
-        if self.direction is not Direction.FORWARD or packet.dst.is_loopback:
-            return
+        forward = self.direction is Direction.FORWARD
+        end = self.flow.dst if forward else self.flow.src
+        if packet.dst.is_loopback or (not forward and (end.netns is None or packet.family == 4)):
+            return  # IPv4 lets nobody in under an address of its own: such a packet never got this far
         meant, name = end.netns, end.name
         if packet.dst != end.address:
             owner = self.world.owner_of_address(packet.dst)
@@ -1928,7 +1929,12 @@ def _forwarding_of_all(view: View, family: int) -> int:
 
 def _first_ttl(view: View, packet: Packet) -> int:
     """Return the TTL that a namespace's own packets begin with (ip4_dst_hoplimit)."""
-    return view.number("net.ipv4.ip_default_ttl", packet.ttl) if packet.family == 4 else packet.ttl
+    if packet.family == 4:
+        return view.number("net.ipv4.ip_default_ttl", packet.ttl)
+    # The device that it leaves by says (ip6_dst_hoplimit).
+    found = routing.lookup(view, packet, src=None if packet.src.is_unspecified else packet.src)
+    out = view.links.get(found.ifindex or 0)
+    return view.conf(6, out.name, "hop_limit", packet.ttl) if out is not None else packet.ttl
 
 
 def _asking(view: View, out: Link, address: IPAddress, packet: Packet) -> IPAddress:

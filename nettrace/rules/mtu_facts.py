@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from nettrace.model.base import Missing
+from nettrace.model.netfilter import CtState, FilterVerdict, Hook, RuleRef, Tracking
 from nettrace.model.observe import Sighting
 from nettrace.model.path import Direction, Step, StepKind
 from nettrace.model.text import route_text
+from nettrace.predict.hooks import run_hook
 from nettrace.rules.base import Mend
 from nettrace.rules.case import Case
 from nettrace.rules.change import add_route, delete_route, together
@@ -18,7 +21,26 @@ TOO_BIG = ((3, 4), (2, 0))
 
 
 def frag_needed_back(case: Case) -> Sighting | None:
-    """Return the sighting of a "fragmentation needed" that reached the source, None when none did."""
+    """Return the sighting of a "fragmentation needed" that reached the source's stack, None when none did."""
+    found = frag_needed_heard(case)
+    return found if found is not None and dropped_inside(case, found) is None else None
+
+
+def dropped_inside(case: Case, error: Sighting) -> RuleRef | None:
+    """Return the rule in the source's own namespace that drops an ICMP error which came to its device."""
+    view, point = case.view(case.flow.src.netns), case.trace.point(error.point)
+    if view is None or isinstance(view.ns.netfilter, Missing):
+        return None
+    tracking = Tracking(state=CtState.RELATED)
+    for hook in (Hook.PREROUTING, Hook.INPUT):
+        result = run_hook(view, hook, error.packet, tracking, iif=point.device)
+        if result.verdict is FilterVerdict.DROP:
+            return result.decided_by
+    return None
+
+
+def frag_needed_heard(case: Case) -> Sighting | None:
+    """Return the sighting of a "fragmentation needed" at a device of the source, None when there is none."""
     own = {point.id for point in case.trace.points if point.netns == case.flow.src.netns}
     for each in case.correlation.errors:
         if (each.packet.icmp_type, each.packet.icmp_code) in TOO_BIG and each.point in own:

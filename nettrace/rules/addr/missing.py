@@ -19,7 +19,7 @@ from nettrace.model.snapshot import Address, Link
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import Change, add_address, add_route, default_route, together
+from nettrace.rules.change import Change, add_address, add_route, default_route, set_link, together
 from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence
 from nettrace.rules.nat_facts import leaving
 from nettrace.rules.wording import enter
@@ -50,8 +50,13 @@ def check(case: Case) -> Result:
             if held is None or held.ip in view.owned:
                 continue
             prefix = enter(case, view.id)
-            commands = [f"{prefix}ip addr add {held} {'broadcast + ' if held.version == 4 else ''}dev {link.name}"]
-            changes: list[Change] = [add_address(view.id, Address(ifindex=link.ifindex, address=held))]
+            narrow, why = held.version == 6 and link.mtu < 1280, ""
+            if narrow:
+                why = f" Its MTU of {link.mtu} is too small for IPv6, which the kernel then takes off it."
+            commands = [f"{prefix}ip link set {link.name} mtu 1500"] if narrow else []
+            commands += [f"{prefix}ip addr add {held} {'broadcast + ' if held.version == 4 else ''}dev {link.name}"]
+            changes: list[Change] = [set_link(view.id, link.ifindex, mtu=1500)] if narrow else []
+            changes += [add_address(view.id, Address(ifindex=link.ifindex, address=held))]
             if gateway is not None:
                 commands.append(f"{prefix}ip route add default via {gateway}")
                 changes.append(add_route(view.id, default_route(gateway, link.ifindex)))
@@ -59,7 +64,7 @@ def check(case: Case) -> Result:
                 Hit(
                     title=f"{link.name} in {end.name} lacks its address {held.ip}",
                     explanation=f"The engine gave {end.name} the address {held} in {network.name}, "
-                    f"but {link.name} does not hold it.",
+                    f"but {link.name} does not hold it.{why}",
                     at=f"{view.name}/{link.name}",
                     evidence=(
                         intent_evidence(f"{end.name} in {network.name}: {held}", network.engine),

@@ -13,12 +13,12 @@ Seen in the field: small requests work and large ones hang, with ICMP filtered s
 from __future__ import annotations
 
 from nettrace.model.path import Reason
-from nettrace.model.verdict import Severity
+from nettrace.model.verdict import Evidence, Severity
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import blockers, view_of
-from nettrace.rules.mtu_facts import frag_needed_back, mtu_mend
-from nettrace.rules.wording import link_evidence, wire_evidence
+from nettrace.rules.mtu_facts import dropped_inside, frag_needed_back, frag_needed_heard, mtu_mend
+from nettrace.rules.wording import delete_command, link_evidence, place_of, rule_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -31,14 +31,26 @@ def check(case: Case) -> Result:
             continue
         view = view_of(case, step)
         mend: Mend = mtu_mend(case, step, case.trace.forward.mtu)
+        heard = frag_needed_heard(case)
+        culprit = dropped_inside(case, heard) if heard is not None else None
+        fate = "never reached the sender"
+        shown: tuple[Evidence, ...] = ()
+        if heard is not None and culprit is not None and case.flow.src.netns is not None:
+            fate = f"came to {heard.point} and was dropped there by {place_of(culprit)}"
+            shown = rule_evidence(case, case.flow.src.netns, culprit)
+            mend = Mend(
+                summary="Delete the rule, or let ICMP's fragmentation needed through before it.",
+                commands=(delete_command(case, case.flow.src.netns, culprit),),
+            )
         hits.append(
             Hit(
                 title=f"{step.packet.length} bytes vanish at {step.device}, and the sender is not told",
                 explanation=f"A packet of {step.packet.length} bytes does not fit into {step.device}, and the ICMP "
-                "error that should say so never reached the sender, which will go on sending that size.",
+                f"error that should say so {fate}: the sender will go on sending that size.",
                 at=f"{view.name}/{step.device}",
                 evidence=(
                     *((link_evidence(view, step.link),) if step.link is not None else ()),
+                    *shown,
                     *wire_evidence(case, blocker),
                 ),
                 mend=mend,

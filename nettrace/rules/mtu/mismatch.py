@@ -12,7 +12,7 @@ Seen in the field: ping works, while TLS handshakes and downloads hang, on cloud
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason, Segment
+from nettrace.model.path import Direction, Reason, Segment
 from nettrace.model.verdict import Evidence, EvidenceKind, Severity
 from nettrace.rules.base import Hit, Result, fired, rule
 from nettrace.rules.case import Case
@@ -75,6 +75,8 @@ def check(case: Case) -> Result:
                 mend=mtu_mend(case, None, None),
                 basis=case.blockers[0].basis,
                 blocker=case.blockers[0],
+                direction=Direction.FORWARD,
+                segment=Segment.REMOTE,
             )
         )
     return fired(*hits)

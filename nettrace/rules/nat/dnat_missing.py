@@ -35,6 +35,7 @@ from nettrace.rules.publish_facts import (
     taken_for_host,
     wanted,
 )
+from nettrace.rules.rewrites import TRACKING, culprit
 from nettrace.rules.wording import rule_evidence
 
 
@@ -45,6 +46,8 @@ def check(case: Case) -> Result:
         return fired(*_not_taken_in(case, ask))
     if ask is None or want is None or not want.fits or ask.nat is not None:
         return fired()
+    if any(culprit(case, each, TRACKING) is not None for each in taken_for_host(case, ask.host)):
+        return fired()  # conntrack never saw it: nat.dnat-shadowed names the rule
     right, wrong = dnat_rules(ask.host, want)
     left_out = by_own_bridge(ask, want) and want.engine != "podman"
     if wrong or (right and (left_out or chosen_first(case, ask) is not None)):

@@ -13,10 +13,13 @@ Seen in the field: a rule before the DNAT returns or redirects, as Docker 28.0.0
 from __future__ import annotations
 
 from nettrace.model.netfilter import RuleRef
-from nettrace.rules.base import Mend, Result, fired, rule
+from nettrace.model.path import Direction, Segment
+from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_rule
 from nettrace.rules.publish_facts import (
+    Asked,
+    Wanted,
     after_nat,
     asked,
     by_own_bridge,
@@ -26,7 +29,8 @@ from nettrace.rules.publish_facts import (
     taken_for_host,
     wanted,
 )
-from nettrace.rules.wording import delete_command, rule_evidence
+from nettrace.rules.rewrites import TRACKING, culprit, delete_mend
+from nettrace.rules.wording import delete_command, place_of, rule_evidence
 
 
 def check(case: Case) -> Result:
@@ -34,6 +38,9 @@ def check(case: Case) -> Result:
     ask, want = asked(case), wanted(case)
     if ask is None or want is None or not want.fits:
         return fired()
+    untracked = _untracked(case, ask, want)
+    if untracked is not None:
+        return fired(untracked)
     right, _wrong = dnat_rules(ask.host, want)
     if not right:
         return fired()
@@ -70,6 +77,31 @@ def check(case: Case) -> Result:
         for blocker in {id(each): each for each in blockers}.values()
     ]
     return fired(*hits)
+
+
+def _untracked(case: Case, ask: Asked, want: Wanted) -> Hit | None:
+    """Find the rule that keeps the packet or its answer from conntrack, without which no DNAT is done or undone."""
+    for blocker in case.blockers:
+        found = culprit(case, blocker, TRACKING)
+        if found is None or found.step.netns != ask.host.id:
+            continue
+        answer = any(each is found.step for each in case.steps(Direction.REPLY))
+        port = f"{want.port.host_port}/{want.port.proto}"
+        whose = "the answer" if answer else "the packet"
+        return publish_hit(
+            case,
+            ask,
+            blocker,
+            title=f"{whose} of the published port {port} is kept from connection tracking: {found.rule.text}",
+            explanation=f"{want.container.name} publishes {port}, and the rule for it stands, but "
+            f"{place_of(found.rule)} takes {whose} out of the connection, so its address is not translated"
+            + (" back." if answer else "."),
+            mend=delete_mend(case, found, "Delete the rule, or narrow it to traffic that needs no translation."),
+            want=want,
+            evidence=rule_evidence(case, ask.host.id, found.rule),
+            segment=Segment.HOST,
+        )
+    return None
 
 
 RULE = rule("nat.dnat-shadowed", check, rank=46, needs=("netfilter", "intent"))

@@ -79,10 +79,12 @@ def _short(case: Case, blocker: Blocker, step: Step) -> Hit | None:
     first = next((each for each in case.steps(blocker.direction) if not each.packet.src.is_unspecified), None)
     sender = case.view(first.netns) if first is not None else None
     ttl = first.packet.ttl if first is not None else 64
-    if first is None or sender is None or ttl >= 64 or ttl != sender.number("net.ipv4.ip_default_ttl", 64):
+    name = "net.ipv4.ip_default_ttl"
+    if first is not None and first.packet.family == 6:
+        name = f"net.ipv6.conf.{first.device}.hop_limit"
+    if first is None or sender is None or ttl >= 64 or ttl != sender.number(name, 64):
         return None
     what = "packets" if blocker.direction is Direction.FORWARD else "answers"
-    name = "net.ipv4.ip_default_ttl"
     return Hit(
         title=f"the TTL of {ttl} that {sender.name} gives its {what} runs out in {step_name(case, step)}",
         explanation=f"{sender.name} sends with a TTL of {ttl} ({name}), and each router on the way takes one off: "

@@ -15,12 +15,12 @@ from ipaddress import ip_interface
 
 from nettrace.model.path import Reason
 from nettrace.model.snapshot import Address, Link
-from nettrace.predict.world import View
+from nettrace.predict.world import MAIN_TABLE, View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import Change, add_address, add_route, default_route, set_sysctls, together
 from nettrace.rules.faults import blockers, view_of
-from nettrace.rules.wording import enter, place, sysctl_evidence, wire_evidence
+from nettrace.rules.wording import enter, link_evidence, place, sysctl_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -43,7 +43,56 @@ def check(case: Case) -> Result:
                 blocker=blocker,
             )
         )
-    return fired(*hits, *_at_source(case))
+    return fired(*hits, *_at_source(case), *_at_uplink(case))
+
+
+def _at_uplink(case: Case) -> list[Hit]:
+    """Return the finding for a host whose way out lost its IPv6 routes because IPv6 is off there.
+
+    The way out is the device of the IPv4 default route: that is all that is left to tell it.
+    """
+    view = case.host
+    if case.flow.family != 6 or view is None:
+        return []
+    ways = [
+        view.links[hop.ifindex]
+        for route in view.tables.get((4, MAIN_TABLE), ())
+        for hop in route.nexthops
+        if route.dst.prefixlen == 0 and hop.ifindex in view.links
+    ]
+    off = [link for link in ways if view.conf(6, link.name, "disable_ipv6", 0) or link.mtu < 1280]
+    for blocker, step in blockers(case, Reason.NO_ROUTE, Reason.NO_SOURCE_ADDRESS):
+        if step.netns != view.id or not off:
+            continue
+        link = off[0]
+        name = f"net.ipv6.conf.{link.name}.disable_ipv6"
+        cause, command = f"{name} = 1", f"sysctl -w {name}=0"
+        if not view.conf(6, link.name, "disable_ipv6", 0):
+            cause, command = f"the MTU of {link.name} is {link.mtu}", f"ip link set {link.name} mtu 1500"
+        return [
+            Hit(
+                title=f"IPv6 is off on {link.name}, the way out of {view.name}",
+                explanation=f"IPv6 is off on {link.name} ({cause}"
+                + (", and IPv6 needs 1280" if "MTU" in cause else "")
+                + f"), so {view.name} has no IPv6 address and no IPv6 route there.",
+                at=f"{view.name}/{link.name}",
+                evidence=(
+                    sysctl_evidence(view, cause) if "=" in cause else link_evidence(view, link),
+                    *wire_evidence(case, blocker),
+                ),
+                mend=Mend(
+                    summary="Switch IPv6 on there again, and put back the address and the routes that went with it.",
+                    commands=(
+                        command,
+                        f"ip -6 addr add <address> dev {link.name}",
+                        f"ip -6 route add default via <gateway> dev {link.name}",
+                    ),
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+            )
+        ]
+    return []
 
 
 def _switch_on(case: Case, view: View, device: str, name: str) -> Mend:
