@@ -6,8 +6,8 @@ policy rules that ask for the source see it. Ports are held by bound sockets for
 process can get them, the UDP answer finds an owner, and the SYN-ACK meets a port that does not listen, whereupon the
 kernel resets the half-open connection. What sendto(2) says is an answer, not an error.
 
-Known limits: a TCP SYN goes out by a raw socket, so that `ip rule` selectors for ports or protocol do not see it as
-TCP, and neither do per-user rules.
+Known limits: a TCP SYN goes out by a raw socket, so that `ip rule` selectors for ports do not see them, nor those for
+the protocol before Linux 6.4, and neither do per-user rules.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ipaddress import IPv6Address, ip_address
 
 from nettrace.errors import PrivilegeError
 from nettrace.model.base import IPAddress
-from nettrace.model.flow import Proto
+from nettrace.model.flow import PROTO_NUMBER, Proto
 from nettrace.model.observe import Sent
 from nettrace.wire.build import IP_HEADER, build_probe
 from nettrace.wire.token import RunToken
@@ -35,6 +35,9 @@ _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 _IPV6_MTU_DISCOVER, _IPV6_DONTFRAG, _IPV6_HDRINCL = 23, 62, 36
 _SOL_RAW, _ICMP_FILTER = 255, 1
 _SOL_ICMPV6, _ICMPV6_FILTER = 58, 1
+#: <linux/in.h>: names the protocol of a packet that brings its own header, to routing and policy (Linux 6.4).
+_IP_PROTOCOL = 52
+_NOT_ALLOWED = "not allowed to open a raw socket in the source's namespace: run nettrace as root, or with CAP_NET_RAW"
 #: Port that the source address is asked for, where the flow has none; nothing is sent to it.
 _ANY_PORT = 9
 
@@ -59,6 +62,7 @@ class Injector:
         self._senders: list[socket.socket] = []
         self._packets: dict[int, bytes] = {}
         self._scope = 0
+        self._tells_protocol = True
 
     def open(self) -> None:
         """Open and bind every socket, in the calling thread's namespace; see `open_injector`."""
@@ -77,9 +81,7 @@ class Injector:
         try:
             return self._stack.enter_context(socket.socket(self._family, kind | socket.SOCK_CLOEXEC, proto))
         except PermissionError as error:
-            raise PrivilegeError(
-                "not allowed to open a raw socket in the source's namespace: run nettrace as root, or with CAP_NET_RAW"
-            ) from error
+            raise PrivilegeError(_NOT_ALLOWED) from error
 
     def _find_scope(self) -> int:
         """The device that a link-local destination is on; 0 for all others."""
@@ -95,10 +97,21 @@ class Injector:
         return (text, port) if self.injection.family == 4 else (text, port, 0, self._scope)
 
     def _choose_source(self) -> IPAddress:
-        """Ask the kernel which source address it takes: connecting a UDP socket sends nothing (udp(7))."""
-        with socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
+        """Ask the kernel which source address it takes: connecting such a socket sends nothing (udp(7), raw(7)).
+
+        It is one of the probe's own protocol, as policy rules may ask for that.
+        """
+        with self._asking_socket() as asking:
             asking.connect(self._address(self.injection.dst, self.injection.dport or _ANY_PORT))
             return ip_address(str(asking.getsockname()[0]).partition("%")[0])
+
+    def _asking_socket(self) -> socket.socket:
+        proto = PROTO_NUMBER[self.injection.proto, self.injection.family]
+        kind = socket.SOCK_DGRAM if self.injection.proto is Proto.UDP else socket.SOCK_RAW
+        try:
+            return socket.socket(self._family, kind | socket.SOCK_CLOEXEC, proto)
+        except PermissionError as error:
+            raise PrivilegeError(_NOT_ALLOWED) from error
 
     def _reserve(self) -> None:
         proto, source = self.injection.proto, self.source
@@ -181,16 +194,31 @@ class Injector:
             data, port = self._layer(self.packet(number))
             at_ns = time.time_ns()
             try:
-                sender.sendto(data, self._address(self.injection.dst, port))
+                self._hand_over(sender, data, self._address(self.injection.dst, port))
             except OSError as error:
                 refusal = error.errno or errno.EIO
         return Sent(nonce=number, at_ns=at_ns, errno=refusal)
+
+    def _hand_over(self, sender: socket.socket, data: bytes, address: _SocketAddress) -> None:
+        """Send; of a whole IPv4 packet the kernel is told the protocol, lest its policy rules take it for RAW."""
+        if self.injection.proto is Proto.TCP and self.injection.family == 4 and self._tells_protocol:
+            told = (socket.IPPROTO_IP, _IP_PROTOCOL, struct.pack("i", socket.IPPROTO_TCP))
+            try:
+                sender.sendmsg([data], [told], 0, address)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._tells_protocol = False  # an older kernel: no such message
+            else:
+                return
+        sender.sendto(data, address)
 
     def _layer(self, packet: bytes) -> tuple[bytes, int]:
         """What the socket is given of the packet, and the port of its address."""
         header = IP_HEADER[self.injection.family]
         if self.injection.proto is Proto.TCP:
-            return packet, 0
+            # For IPv6 the port of the address is the protocol (rawv6_sendmsg).
+            return packet, 0 if self.injection.family == 4 else socket.IPPROTO_TCP
         if self.injection.proto is Proto.ICMP:
             return packet[header:], 0
         return packet[header + 8 :], self.injection.dport or 0

@@ -253,7 +253,9 @@ def delete_address(netns: int, address: Address) -> Change:
     def stays(route: Route) -> bool:
         own = any(hop.ifindex == address.ifindex for hop in route.nexthops)
         local = route.kind == "local" and route.dst.network_address == held.ip
-        connected = route.scope == "link" and route.dst == held.network and route.prefsrc in (None, held.ip)
+        # Connected IPv6 routes have the universe's scope, and a /128 has one too (addrconf_prefix_route).
+        kernels = route.scope == "link" or (held.version == 6 and route.proto == "kernel")
+        connected = kernels and route.dst == held.network and route.prefsrc in (None, held.ip)
         return not (own and (local or connected))
 
     return together(
