@@ -1662,6 +1662,7 @@ def _crafted() -> Iterable[Fault]:
     yield from _crafted_rules()
     yield from _crafted_routes()
     yield from _crafted_links()
+    yield from _crafted_decisions()
 
 
 def _made(
@@ -1688,6 +1689,122 @@ def _made(
         mend_commands=undone,
         kinds=kinds,
         iptables=iptables,
+    )
+
+
+def _crafted_decisions() -> Iterable[Fault]:
+    """Yield faults of policy rules, next hops, addresses and sysctls, each of a kernel decision of its own."""
+    both, forward, reply = ("docker", "none"), Direction.FORWARD, Direction.REPLY
+    main = "priority 32766 table main"
+    yield _made(
+        "policy-rule-main-gone",
+        "route.policy-rule",
+        "the policy rule that asks the main table is deleted",
+        host(f"ip rule del {main}"),
+        host(f"ip rule add {main}"),
+        Segment.HOST,
+        kinds=both,
+    )
+    yield _made(
+        "policy-rule-local-gone",
+        "route.policy-rule",
+        "the destination's policy rule that asks the local table is deleted, and it answers no ARP",
+        inside("web", "ip rule del priority 0 table local"),
+        inside("web", "ip rule add priority 0 table local"),
+        Segment.DESTINATION,
+        flow=PEER,
+    )
+    half = "0.0.0.0/1 via {web.ip}"
+    yield _made(
+        "next-hop-no-router",
+        "route.wrong-gateway",
+        "half of all destinations are routed by a neighbour that does not forward",
+        inside("app", f"ip route add {half}"),
+        inside("app", f"ip route del {half}"),
+        Segment.SOURCE,
+        kinds=both,
+    )
+    detour = "{app.ip}/32 via {web.ip}"
+    yield _made(
+        "reply-by-a-neighbour",
+        "route.wrong-gateway",
+        "the host hands what is for the container to another container, which does not forward",
+        host(f"ip route add {detour}"),
+        host(f"ip route del {detour}"),
+        Segment.HOST,
+        reply,
+    )
+    away = "{web.ip}/32 via {uplink.gateway}"
+    yield _made(
+        "container-sought-beyond",
+        "route.subnet-overlap",
+        "the host's route to the container's address leads out of the uplink",
+        host(f"ip route add {away}"),
+        host(f"ip route del {away}"),
+        Segment.HOST,
+        flow=FaultFlow(src="host", dst="web"),
+        kinds=both,
+    )
+    yield _made(
+        "nexthop-object-blackhole",
+        "route.blackhole",
+        "a route's next hop is an object that discards",
+        host("ip nexthop add id 77 blackhole", "ip route add 8.8.8.0/24 nhid 77"),
+        host("ip nexthop del id 77"),
+        Segment.HOST,
+    )
+    yield _made(
+        "default-into-loopback",
+        "route.default-hijacked",
+        "the host's default route leads into its own loopback",
+        host("ip route replace default dev lo"),
+        host(HOST_DEFAULT),
+        Segment.HOST,
+    )
+    yield _made(
+        "sender-ttl-too-small",
+        "route.loop",
+        "the container sends with a TTL of 1",
+        inside("app", "sysctl -qw net.ipv4.ip_default_ttl=1"),
+        inside("app", "sysctl -qw net.ipv4.ip_default_ttl=64"),
+        Segment.HOST,
+        kinds=both,
+    )
+    yield _made(
+        "uplink-answers-no-arp",
+        "sysctl.arp-ignore",
+        "the uplink answers no ARP, so that nobody can hand answers over",
+        (*host("sysctl -qw net.ipv4.conf.eth0.arp_ignore=8"), *inet("ip neigh flush dev br0")),
+        host("sysctl -qw net.ipv4.conf.eth0.arp_ignore=0"),
+        Segment.EGRESS,
+        reply,
+    )
+    yield _made(
+        "router-remembers-wrong-mac",
+        "remote.no-reply",
+        "the router hands answers to a MAC that the host does not have",
+        inet(f"ip neigh replace {{uplink.ip}} dev br0 lladdr {NOBODY} nud permanent"),
+        inet("ip neigh del {uplink.ip} dev br0"),
+        Segment.REMOTE,
+        reply,
+    )
+    yield _made(
+        "published-target-on-host",
+        "addr.duplicate",
+        "the host itself holds the address that a published port leads to",
+        host("ip addr add {web.ip}/32 dev lo"),
+        host("ip addr del {web.ip}/32 dev lo"),
+        Segment.HOST,
+        flow=PUBLISHED_OUTSIDE,
+    )
+    yield _made(
+        "published-untracked",
+        "nat.dnat-shadowed",
+        "a NOTRACK rule keeps the published port's packets from being translated",
+        *_toggle("raw PREROUTING", "-i {uplink.dev} -p tcp --dport 8080 -j CT --notrack"),
+        Segment.HOST,
+        forward,
+        flow=PUBLISHED_OUTSIDE,
     )
 
 

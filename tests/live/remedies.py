@@ -25,6 +25,8 @@ NOT_PASTED = {
     "remote-silent": "the far end is not this host's",
     "remote-silent-udp": "the far end is not this host's",
     "remote-rejects": "the far end is not this host's",
+    "default-into-loopback": "which router leads out is not known here: the command has a place to fill in",
+    "router-remembers-wrong-mac": "the router is not this host's",
     "route-loop": "the looping routes are not this host's",
     "dns-loopback-stub": "which name server a container should ask is for a person to say",
     "dns-dead-server": "which name server a container should ask is for a person to say",

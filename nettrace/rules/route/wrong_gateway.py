@@ -12,15 +12,17 @@ Seen in the field: as above, with the gateway of an internal or macvlan network 
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nettrace.model.intent import Endpoint, Network
 from nettrace.model.path import Direction, Reason, Segment, StepKind
-from nettrace.model.snapshot import Link
+from nettrace.model.snapshot import Link, NextHop
 from nettrace.model.text import route_text
 from nettrace.predict.children import KINDS
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import add_route, default_route, delete_route, together
+from nettrace.rules.change import add_route, delete_route, together
 from nettrace.rules.faults import attachment, blockers, intent_evidence, last_route, view_of
 from nettrace.rules.wording import (
     delete_route_command,
@@ -95,7 +97,11 @@ def _by_default(case: Case) -> Hit | None:
             f"goes by {used}" if used is not None else f"names no gateway, so that {link.name} is asked for everybody"
         )
         blocker = case.blockers[0]
-        prefix = enter(case, view.id)
+        prefix, family = enter(case, view.id), "-6 " if gateway.version == 6 else ""
+        # Of the same table and metric, so that it takes the wrong one's place.
+        better = replace(
+            route, scope="global", nexthops=(NextHop(ifindex=link.ifindex, gateway=gateway),), nexthop_id=None
+        )
         return Hit(
             title=f"{view.name} uses {used or 'nobody'} as its gateway instead of {gateway}",
             explanation=f"The default route of {view.name} {told}, but the gateway of {network.name} is {gateway}.",
@@ -107,8 +113,8 @@ def _by_default(case: Case) -> Hit | None:
             ),
             mend=Mend(
                 summary="Set the right gateway.",
-                commands=(f"{prefix}ip route replace default via {gateway} dev {link.name}",),
-                change=together(delete_route(view.id, route), add_route(view.id, default_route(gateway, link.ifindex))),
+                commands=(f"{prefix}ip {family}route replace {route_text(better, names(view))}",),
+                change=together(delete_route(view.id, route), add_route(view.id, better)),
             ),
             basis=blocker.basis,
             blocker=blocker,
