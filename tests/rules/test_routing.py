@@ -232,6 +232,30 @@ def test_arp_is_filtered_where_the_way_back_to_who_asks_is_another() -> None:
     assert verdict.stop.segment is Segment.DESTINATION
 
 
+def test_the_bridges_route_is_put_back_where_its_address_became_narrow() -> None:
+    def narrow(lab: Lab) -> None:
+        lab.host.drop_address("172.17.0.1/16")
+        lab.host.hold("docker0", "172.17.0.1/31")
+
+    verdict = judged(narrow, flow=("203.0.113.1", "203.0.113.2", "tcp", "8080"))
+    assert verdict.findings[0].code == "route.wrong-device"
+    (command,) = verdict.findings[0].remedy.commands
+    assert command.startswith("ip route add 172.17.0.0/16 dev docker0")
+    assert verdict.findings[0].remedy.verified is Verified.YES
+
+
+def test_an_address_of_too_narrow_a_scope_is_no_source() -> None:
+    def change(lab: Lab) -> None:
+        box = lab["app"]
+        box.addresses = [
+            replace(each, scope="host") if each.address.ip.version == 4 else each for each in box.addresses
+        ]
+
+    verdict = judged(change)
+    assert [each.code for each in verdict.findings] == ["addr.missing"]
+    assert verdict.findings[0].remedy.verified is Verified.YES
+
+
 def two_hops(box: Box, *gateways: str) -> None:
     index = box.link("eth0").ifindex
     box.no_route("0.0.0.0/0")

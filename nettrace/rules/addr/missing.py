@@ -16,13 +16,24 @@ from nettrace.model.flow import FlowEnd
 from nettrace.model.intent import Endpoint, Network
 from nettrace.model.path import Reason, Segment
 from nettrace.model.snapshot import Address, Link
-from nettrace.predict.world import View
+from nettrace.model.text import address_text
+from nettrace.model.verdict import Evidence, EvidenceKind
+from nettrace.predict.world import MAIN_TABLE, View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import Change, add_address, add_route, default_route, set_link, together
+from nettrace.rules.change import (
+    Change,
+    add_address,
+    add_route,
+    default_route,
+    delete_address,
+    delete_route,
+    set_link,
+    together,
+)
 from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence
 from nettrace.rules.nat_facts import leaving
-from nettrace.rules.wording import enter
+from nettrace.rules.wording import enter, names
 
 REASONS = (
     Reason.NO_ROUTE,
@@ -48,6 +59,9 @@ def check(case: Case) -> Result:
             held = endpoint.ipv4 if case.flow.family == 4 else endpoint.ipv6
             gateway = endpoint.gateway if case.flow.family == 4 else endpoint.gateway6
             if held is None or held.ip in view.owned:
+                narrow_hit = _too_narrow(case, blocker, end, own)
+                if narrow_hit is not None:
+                    return fired(narrow_hit)
                 continue
             prefix = enter(case, view.id)
             narrow, why = held.version == 6 and link.mtu < 1280, ""
@@ -58,7 +72,15 @@ def check(case: Case) -> Result:
             changes: list[Change] = [set_link(view.id, link.ifindex, mtu=1500)] if narrow else []
             changes += [add_address(view.id, Address(ifindex=link.ifindex, address=held))]
             if gateway is not None:
-                commands.append(f"{prefix}ip route add default via {gateway}")
+                # One that another address brought about would be in the way of adding it.
+                there = [
+                    each
+                    for each in view.tables.get((gateway.version, MAIN_TABLE), ())
+                    if each.dst.prefixlen == 0 and not each.priority
+                ]
+                verb = "replace" if there else "add"
+                commands.append(f"{prefix}ip route {verb} default via {gateway}")
+                changes += [delete_route(view.id, each) for each in there]
                 changes.append(add_route(view.id, default_route(gateway, link.ifindex)))
             hits.append(
                 Hit(
@@ -84,6 +106,49 @@ def check(case: Case) -> Result:
             )
             return fired(*hits)
     return fired(*hits)
+
+
+def _too_narrow(case: Case, blocker: Blocker, end: FlowEnd, own: tuple[View, Link, Endpoint, Network]) -> Hit | None:
+    """Return the finding of an address whose scope keeps it from being the source of what goes beyond the link."""
+    view, link, endpoint, network = own
+    held, step = endpoint.ipv4, blocker.step
+    if step is None or step.reason is not Reason.NO_SOURCE_ADDRESS or step.netns != view.id or held is None:
+        return None
+    rows = view.addresses.get(link.ifindex, ())
+    row = next((each for each in rows if each.address.ip == held.ip and each.scope != "global"), None)
+    if row is None:
+        return None
+    prefix = enter(case, view.id)
+    commands = [
+        f"{prefix}ip addr del {row.address} dev {link.name}",
+        f"{prefix}ip addr add {held} broadcast + dev {link.name}",
+    ]
+    changes = [delete_address(view.id, row), add_address(view.id, Address(ifindex=link.ifindex, address=held))]
+    if endpoint.gateway is not None:
+        commands.append(f"{prefix}ip route replace default via {endpoint.gateway} dev {link.name}")
+        changes += [
+            delete_route(view.id, each)
+            for each in view.tables.get((4, MAIN_TABLE), ())
+            if each.dst.prefixlen == 0 and not each.priority
+        ]
+        changes.append(add_route(view.id, default_route(endpoint.gateway, link.ifindex)))
+    return Hit(
+        title=f"{link.name} in {end.name} holds {held.ip} with scope {row.scope} only",
+        explanation=f"An address of scope {row.scope} is no source for what goes further, and {link.name} has no other "
+        f"for {step.packet.dst}. The engine gives {held} in {network.name} to everybody (scope global).",
+        at=f"{view.name}/{link.name}",
+        evidence=(
+            Evidence(kind=EvidenceKind.ADDRESS, ref=f"{view.name}/{link.name}", text=address_text(row, names(view))),
+            *errno_or_wire(case, blocker),
+        ),
+        mend=Mend(
+            summary="Give it the scope that it should have.", commands=tuple(commands), change=together(*changes)
+        ),
+        basis=blocker.basis,
+        blocker=blocker,
+        device=link.name,
+        netns=view.id,
+    )
 
 
 def _untranslated(case: Case) -> list[Blocker]:

@@ -145,7 +145,15 @@ def _connected(case: Case, view: View, step: Step, right: str) -> Route | None:
                 prefsrc=each.address.ip,
                 nexthops=(NextHop(ifindex=link.ifindex),),
             )
-    return None
+    meant = case.network_of_bridge(right)
+    pool = next((each for each in meant.subnets if step.packet.dst in each.subnet), None) if meant is not None else None
+    if pool is None or link is None or pool.gateway not in view.owned:
+        return None
+    if any(route.dst == pool.subnet for route in view.tables.get((pool.subnet.version, MAIN_TABLE), ())):
+        return None
+    # Its address has a narrower prefix than the engine gave it.
+    hops = (NextHop(ifindex=link.ifindex),)
+    return Route(table=MAIN_TABLE, dst=pool.subnet, scope="link", prefsrc=pool.gateway, nexthops=hops)
 
 
 def _devices(route: Route) -> list[int | None]:
