@@ -232,16 +232,26 @@ def test_arp_is_filtered_where_the_way_back_to_who_asks_is_another() -> None:
     assert verdict.stop.segment is Segment.DESTINATION
 
 
-def test_the_bridges_route_is_put_back_where_its_address_became_narrow() -> None:
+def test_a_bridge_whose_address_became_narrow_gets_the_right_one() -> None:
     def narrow(lab: Lab) -> None:
         lab.host.drop_address("172.17.0.1/16")
         lab.host.hold("docker0", "172.17.0.1/31")
 
     verdict = judged(narrow, flow=("203.0.113.1", "203.0.113.2", "tcp", "8080"))
-    assert verdict.findings[0].code == "route.wrong-device"
-    (command,) = verdict.findings[0].remedy.commands
-    assert command.startswith("ip route add 172.17.0.0/16 dev docker0")
+    assert [each.code for each in verdict.findings] == ["addr.prefix-mismatch"]
+    assert verdict.findings[0].remedy.commands[-1] == "ip addr add 172.17.0.1/16 broadcast + dev docker0"
     assert verdict.findings[0].remedy.verified is Verified.YES
+
+
+def test_a_route_to_the_rest_of_a_network_makes_up_for_a_narrow_address() -> None:
+    def narrow(lab: Lab) -> None:
+        lab.host.drop_address("172.17.0.1/16")
+        lab.host.hold("docker0", "172.17.0.1/31")
+        lab.host.route("172.17.0.0/16", dev="docker0", scope="link")
+        lab.host.insert("filter", "-A FORWARD -d 172.17.0.3/32 -j DROP")
+
+    verdict = judged(narrow, flow=("203.0.113.1", "203.0.113.2", "tcp", "8080"))
+    assert [each.code for each in verdict.findings] == ["filter.rule-drop"]
 
 
 def test_an_address_of_too_narrow_a_scope_is_no_source() -> None:
