@@ -256,7 +256,8 @@ def delete_address(netns: int, address: Address) -> Change:
         # Connected IPv6 routes have the universe's scope, and a /128 has one too (addrconf_prefix_route).
         kernels = route.scope == "link" or (held.version == 6 and route.proto == "kernel")
         connected = kernels and route.dst == held.network and route.prefsrc in (None, held.ip)
-        return not (own and (local or connected))
+        broadcast = route.kind == "broadcast" and route.prefsrc == held.ip
+        return not (own and (local or connected or broadcast))
 
     return together(
         _section("addresses", netns, lambda rows: (row for row in rows if row != address)),

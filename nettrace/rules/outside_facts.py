@@ -11,7 +11,7 @@ from nettrace.model.verdict import GapView
 from nettrace.predict.world import View
 from nettrace.rules.case import Case
 
-__all__ = ["assumed", "frame_astray", "out_of_reach"]
+__all__ = ["answer_spent", "assumed", "frame_astray", "out_of_reach"]
 
 
 def assumed(case: Case) -> tuple[str, ...]:
@@ -46,6 +46,20 @@ def frame_astray(case: Case) -> tuple[View, Link, Sighting] | None:
         if mac is not None and mac not in known and not int(mac[:2], 16) & 1:
             return view, link, each
     return None
+
+
+def answer_spent(case: Case) -> Sighting | None:
+    """Return where an answer was last seen, if its TTL is used up there and it had to be forwarded further."""
+    seen = [each.sighting for each in case.correlation.passages if each.direction is Direction.REPLY and each.sighting]
+    last = seen[-1] if seen else None
+    point = case.trace.point(last.point) if last is not None else None
+    view = case.view(point.netns) if point is not None else None
+    if last is None or view is None or last.packet.ttl is None or last.packet.ttl > 1:
+        return None
+    # What was translated is for an address of the host, and goes on nevertheless.
+    steps = case.steps(Direction.FORWARD)
+    translated = any(step.netns == view.id and step.hook is not None and step.hook.nats for step in steps)
+    return last if translated or last.packet.dst not in view.owned else None
 
 
 def out_of_reach(case: Case, inner: Inner) -> GapView:

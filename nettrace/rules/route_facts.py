@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
 from nettrace.correlate import Blocker
 from nettrace.model.path import Direction, LegEnd, Reason, Segment, Step, StepKind
-from nettrace.model.snapshot import PolicyRule
+from nettrace.model.snapshot import NextHop, PolicyRule
+from nettrace.model.text import route_text
 from nettrace.predict import route as routing
 from nettrace.predict.world import DEFAULT_RULES, DEFAULT_TABLE, LOCAL_TABLE, MAIN_TABLE, View
+from nettrace.rules.base import Mend
 from nettrace.rules.case import Case
-from nettrace.rules.change import Change, delete_policy_rule
-from nettrace.rules.wording import enter
+from nettrace.rules.change import Change, add_route, delete_policy_rule, delete_route, together
+from nettrace.rules.wording import enter, names
 
 #: Stops that a lookup itself makes.
 LOOKUP_STOPS = (
@@ -53,6 +59,21 @@ def direction_of(case: Case, step: Step) -> Direction:
     """Return which way the packet of a routing decision was going."""
     answers = any(each is step for each in case.steps(Direction.REPLY))
     return Direction.REPLY if answers else Direction.FORWARD
+
+
+def fewer_hops(case: Case, step: Step, dead: Callable[[NextHop], bool]) -> Mend | None:
+    """Return the remedy of a route over several next hops: the same without those that lead nowhere."""
+    route = step.route
+    left = tuple(replace(hop, flags=()) for hop in route.nexthops if not dead(hop)) if route is not None else ()
+    if route is None or not left or len(left) == len(route.nexthops) or route.nexthop_id is not None:
+        return None
+    view, better = case.world.views[step.netns], replace(route, nexthops=left)
+    family = "-6 " if route.dst.version == 6 else ""
+    return Mend(
+        summary="Leave what leads nowhere out of the route, or bring it up.",
+        commands=(f"{enter(case, view.id)}ip {family}route replace {route_text(better, names(view))}",),
+        change=together(delete_route(view.id, route), add_route(view.id, better)),
+    )
 
 
 def without_rule(case: Case, view: View, step: Step) -> routing.Lookup:

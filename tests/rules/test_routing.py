@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from nettrace.model.observe import Sighting, SightingKind, Way
 from nettrace.model.path import Direction, LegEnd, Segment
-from nettrace.model.snapshot import Neighbour, NextHop, PolicyRule, Route
+from nettrace.model.snapshot import Link, Neighbour, NextHop, PolicyRule, Route
 from nettrace.model.text import route_key
 from nettrace.model.verdict import Result, Verdict, Verified
 from nettrace.predict import predict
@@ -290,6 +290,31 @@ def test_one_of_several_next_hops_that_is_dead_leaves_the_way_in_doubt() -> None
     assert [each.code for each in stopped.findings] == ["neigh.unresolved"]
     (command,) = stopped.findings[0].remedy.commands
     assert command == "ip route replace default via 203.0.113.1 dev eth0"
+
+
+def test_a_flow_that_gets_the_next_hop_by_a_dead_device_is_told_which() -> None:
+    def change(lab: Lab) -> None:
+        lab.host.links.append(Link(ifindex=9, name="lan9", kind="bridge", lower_up=False, operstate="DOWN"))
+        lab.host.hold("lan9", "10.99.0.1/24")
+        lab.host.no_route("0.0.0.0/0")
+        hops = ((2, "203.0.113.1"), (9, "10.99.0.2"))
+        spread = tuple(NextHop(ifindex=index, gateway=ip_address(gateway)) for index, gateway in hops)
+        lab.host.routes.append(Route(table=254, dst=ip_interface("0.0.0.0/0").network, nexthops=spread))
+
+    verdict = judged(change, wire=observed(until="host/docker0"))
+    assert [each.code for each in verdict.findings] == ["route.wrong-device"]
+    assert verdict.findings[0].remedy.commands == ("ip route replace default via 203.0.113.1 dev eth0",)
+    assert judged(change, wire=observed(reply=True)).outcome is Result.DELIVERED
+
+
+def test_an_error_that_comes_to_this_host_and_no_further_leaves_a_black_hole() -> None:
+    lab = plain_lab()
+    flow = ask(lab, "app", "8.8.8.8", size=1400)
+    wire = observed(kind=SightingKind.ICMP_ERROR, icmp=(3, 4), sender="203.0.113.1", at="host/eth0")
+    verdict = diagnose_case(lab.snapshot(), flow, wire=wire)
+    assert [each.code for each in verdict.findings] == ["mtu.black-hole"]
+    assert verdict.stop is not None
+    assert (verdict.stop.segment, verdict.stop.direction) == (Segment.REMOTE, FORWARD)
 
 
 def test_next_hops_that_are_all_dead_stop_the_packet() -> None:

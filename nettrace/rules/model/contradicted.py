@@ -16,7 +16,7 @@ from nettrace.model.verdict import Agreement, Basis, Evidence, EvidenceKind, Sev
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import dropping_rules_that_moved
-from nettrace.rules.outside_facts import frame_astray
+from nettrace.rules.outside_facts import answer_spent, frame_astray
 from nettrace.rules.traffic_facts import lost_at
 from nettrace.rules.wording import place_of, untaken_by
 
@@ -24,8 +24,10 @@ from nettrace.rules.wording import place_of, untaken_by
 def check(case: Case) -> Result:
     """Fire when a probe contradicts the trace."""
     correlation = case.correlation
-    if not correlation.probed or correlation.model_stands or frame_astray(case) is not None:
+    if not correlation.probed or correlation.model_stands:
         return fired()
+    if frame_astray(case) is not None or answer_spent(case) is not None:
+        return fired()  # the far end's doing, which no model of this host foresees
     if _beyond_the_model(case):
         return fired()
     at, said = _difference(case)

@@ -12,12 +12,12 @@ Seen in the field: small requests work and large ones hang, with ICMP filtered s
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason
-from nettrace.model.verdict import Evidence, Severity
+from nettrace.model.path import Direction, Reason, Segment
+from nettrace.model.verdict import Basis, Evidence, EvidenceKind, Severity
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.faults import blockers, view_of
-from nettrace.rules.mtu_facts import dropped_inside, frag_needed_back, frag_needed_heard, mtu_mend
+from nettrace.rules.faults import blockers, dropping_rules_that_moved, view_of
+from nettrace.rules.mtu_facts import TOO_BIG, dropped_inside, frag_needed_back, frag_needed_heard, mtu_mend
 from nettrace.rules.wording import delete_command, link_evidence, place_of, rule_evidence, wire_evidence
 
 
@@ -58,7 +58,45 @@ def check(case: Case) -> Result:
                 blocker=blocker,
             )
         )
-    return fired(*hits)
+    return fired(*hits, *_stuck(case))
+
+
+def _stuck(case: Case) -> list[Hit]:
+    """Return the finding of an error from beyond this host that came to it, and not to the sender."""
+    own = {point.id for point in case.trace.points if point.netns == case.flow.src.netns}
+    errors = [each for each in case.correlation.errors if (each.packet.icmp_type, each.packet.icmp_code) in TOO_BIG]
+    if not errors or any(each.point in own for each in errors) or blockers(case, Reason.TOO_BIG) or not case.blockers:
+        return []
+    last = errors[-1]
+    rules = [(netns, ref) for netns, ref, _by in dropping_rules_that_moved(case)]
+    dropped = rules[0] if len(rules) == 1 else None
+    mend = Mend(summary="Let ICMP's fragmentation needed through to the sender, or give its network a smaller MTU.")
+    if dropped is not None:
+        mend = Mend(
+            summary="Delete the rule, or let ICMP's fragmentation needed through before it.",
+            commands=(delete_command(case, *dropped),),
+        )
+    return [
+        Hit(
+            title=f"{last.packet.src} says that the packet is too big, and the sender is not told",
+            explanation=f"{last.packet.src} answered that the packet does not fit its next link. That came to "
+            f"{last.point} and no further: the sender will go on sending that size, while smaller packets pass.",
+            at=last.point,
+            evidence=(
+                Evidence(
+                    kind=EvidenceKind.ICMP,
+                    ref=last.point,
+                    text=f"fragmentation needed, from {last.packet.src}, seen at {last.point} and not at the sender",
+                ),
+                *(rule_evidence(case, *dropped) if dropped is not None else ()),
+            ),
+            mend=mend,
+            basis=Basis.OBSERVED,
+            blocker=case.blockers[0],
+            direction=Direction.FORWARD,
+            segment=Segment.REMOTE,
+        )
+    ]
 
 
 RULE = rule("mtu.black-hole", check, rank=71, needs=("links",), severity=Severity.DEGRADING)

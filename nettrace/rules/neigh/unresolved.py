@@ -11,20 +11,18 @@ Seen in the field: "No route to host" after three seconds: the next hop does not
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from nettrace.correlate import Blocker
 from nettrace.model.base import IPAddress
 from nettrace.model.path import LegEnd, Outcome, Reason, Step, StepKind
-from nettrace.model.text import route_text
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict import predict
 from nettrace.rules.asked import asked_in_vain
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import add_route, delete_route, set_link, together
+from nettrace.rules.change import delete_route, set_link
 from nettrace.rules.faults import blockers, holder_of, last_route, lost_on_wire, view_of
-from nettrace.rules.wording import delete_route_command, enter, names, place, route_evidence, wire_evidence
+from nettrace.rules.route_facts import fewer_hops
+from nettrace.rules.wording import delete_route_command, enter, place, route_evidence, wire_evidence
 
 
 def check(case: Case) -> Result:
@@ -103,18 +101,8 @@ def _other_way(case: Case, blocker: Blocker, step: Step, chosen: Step | None) ->
 
 
 def _fewer(case: Case, chosen: Step | None, dead: IPAddress | None) -> Mend | None:
-    """Return the remedy of a route over several next hops: the same without the one that does not answer."""
-    route = chosen.route if chosen is not None else None
-    left = tuple(replace(hop, flags=()) for hop in route.nexthops if hop.gateway != dead) if route is not None else ()
-    if chosen is None or route is None or not left or len(left) == len(route.nexthops) or route.nexthop_id is not None:
-        return None
-    view, better = view_of(case, chosen), replace(route, nexthops=left)
-    family = "-6 " if route.dst.version == 6 else ""
-    return Mend(
-        summary=f"Leave {dead} out of the route, or bring it up.",
-        commands=(f"{enter(case, view.id)}ip {family}route replace {route_text(better, names(view))}",),
-        change=together(delete_route(view.id, route), add_route(view.id, better)),
-    )
+    """Return the remedy of a route over several next hops, one of which does not answer."""
+    return fewer_hops(case, chosen, lambda hop: hop.gateway == dead) if chosen is not None else None
 
 
 def _unanswered(case: Case) -> list[Hit]:

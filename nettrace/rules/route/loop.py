@@ -14,11 +14,11 @@ from nettrace.correlate import Blocker
 from nettrace.model.observe import Sighting, SightingKind, Way
 from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
 from nettrace.model.verdict import Evidence, EvidenceKind
-from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import set_sysctls
 from nettrace.rules.faults import blockers, view_of
+from nettrace.rules.outside_facts import answer_spent
 from nettrace.rules.rewrites import LIFETIME, culprit
 from nettrace.rules.wording import TIME_EXCEEDED, enter, route_evidence, sysctl_evidence, wire_evidence
 
@@ -109,14 +109,11 @@ def step_name(case: Case, step: Step) -> str:
 def _spent(case: Case) -> list[Hit]:
     """Return the finding of an answer that came in with its TTL used up, where it had to be forwarded."""
     lost = next((each for each in case.blockers if each.step is None and each.direction is Direction.REPLY), None)
-    seen = [each for each in case.correlation.passages if each.direction is Direction.REPLY and each.sighting]
-    last = seen[-1].sighting if seen else None
-    if lost is None or last is None or last.packet.ttl is None or last.packet.ttl > 1:
+    last = answer_spent(case)
+    if lost is None or last is None:
         return []
     point = case.trace.point(last.point)
-    view = case.view(point.netns)
-    if view is None or (last.packet.dst in view.owned and not _translated(case, view)):
-        return []
+    view = case.world.views[point.netns]
     return [
         Hit(
             title=f"the answer comes in by {point.device} with a TTL of {last.packet.ttl}, and may go no further",
@@ -141,12 +138,6 @@ def _spent(case: Case) -> list[Hit]:
             netns=view.id,
         )
     ]
-
-
-def _translated(case: Case, view: View) -> bool:
-    """Tell whether a namespace translated the packet's source, so that it hands the answer on."""
-    steps = case.steps(Direction.FORWARD)
-    return any(step.netns == view.id and step.hook is not None and step.hook.nats for step in steps)
 
 
 def _back_again(case: Case) -> tuple[EvidenceKind, str, str] | None:

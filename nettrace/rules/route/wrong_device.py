@@ -14,16 +14,23 @@ from __future__ import annotations
 
 from nettrace.correlate import Blocker
 from nettrace.model.path import Direction, Reason, Segment, Step, StepKind
-from nettrace.model.snapshot import NextHop, Route
+from nettrace.model.snapshot import Link, NextHop, Route
 from nettrace.model.text import route_text
 from nettrace.predict import route as routing
 from nettrace.predict.world import MAIN_TABLE, View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import add_route, delete_route
-from nettrace.rules.faults import view_of
-from nettrace.rules.route_facts import direction_of, own_rule, sent_out
-from nettrace.rules.wording import delete_route_command, enter, names, route_evidence, wire_evidence
+from nettrace.rules.faults import lost_on_wire, view_of
+from nettrace.rules.route_facts import direction_of, fewer_hops, own_rule, sent_out
+from nettrace.rules.wording import (
+    delete_route_command,
+    enter,
+    link_evidence,
+    names,
+    route_evidence,
+    wire_evidence,
+)
 
 
 def check(case: Case) -> Result:
@@ -38,7 +45,45 @@ def check(case: Case) -> Result:
             # What a policy rule of its own leads astray is route.policy-rule's, or route.reply-asymmetric's.
             if right is not None and right != step.device and not own_rule(step.rule):
                 return fired(_hit(case, blocker, step, right))
-    return fired()
+    return fired(_spread(case))
+
+
+def _spread(case: Case) -> Hit | None:
+    """Return the finding of a route over several devices, one of which leads nowhere, where the flow may get that."""
+    for blocker in lost_on_wire(case):
+        for step in case.steps(blocker.direction):
+            view = view_of(case, step)
+            if step.kind is not StepKind.ROUTE or step.route is None or len(step.route.nexthops) < 2:
+                continue
+            ways = {hop.ifindex: view.links.get(hop.ifindex or 0) for hop in step.route.nexthops}
+            dead = [link for link in ways.values() if link is not None and not (link.up and link.lower_up)]
+            if not dead or len(dead) == len(ways):
+                continue
+            return _spread_hit(case, blocker, step, dead)
+    return None
+
+
+def _spread_hit(case: Case, blocker: Blocker, step: Step, dead: list[Link]) -> Hit:
+    view, route = view_of(case, step), step.route
+    assert route is not None
+    told, gone = " and ".join(link.name for link in dead), {link.ifindex for link in dead}
+    return Hit(
+        title=f"{view.name} sends some flows out of {told}, which leads nowhere",
+        explanation=f"In {view.name} the route '{route_text(route, names(view))}' spreads flows over "
+        f"{len(route.nexthops)} next hops, and {told} is down or has no carrier: this flow is lost there.",
+        at=f"{view.name}/{dead[0].name}",
+        evidence=(
+            *route_evidence(view, route, step.rule),
+            *(link_evidence(view, link) for link in dead),
+            *wire_evidence(case, blocker),
+        ),
+        mend=fewer_hops(case, step, lambda hop: hop.ifindex in gone) or Mend(summary=f"Bring {told} up."),
+        basis=blocker.basis,
+        blocker=blocker,
+        segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
+        device=dead[0].name,
+        netns=view.id,
+    )
 
 
 def _right_device(case: Case, step: Step, blocker: Blocker) -> str | None:
