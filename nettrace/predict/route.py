@@ -165,7 +165,7 @@ def _table_lookup(
             if route.kind == "unicast" and route.nexthop_id is not None:
                 return replace(route, kind="blackhole"), None, ()
             return route, None, ()
-        alive = [hop for hop in route.nexthops if usable(view, hop) and (oif is None or hop.ifindex == oif)]
+        alive = [hop for hop in route.nexthops if usable(view, hop, packet.family) and (oif is None or hop.ifindex == oif)]
         if alive:
             first, *others = (on_link(view, route, hop) for hop in alive)
             return route, first, tuple(others)
@@ -202,14 +202,14 @@ def _covered_by_local(view: View, route: Route, gateway: IPAddress, ifindex: int
     return False
 
 
-def usable(view: View, hop: NextHop) -> bool:
+def usable(view: View, hop: NextHop, family: int) -> bool:
     """Tell whether a next hop is considered: not dead, and not without carrier where that is ignored by sysctl."""
     if "dead" in hop.flags:
         return False
     if "linkdown" not in hop.flags or hop.ifindex not in view.links:
         return True
     name = view.links[hop.ifindex].name
-    return not any(view.conf_max(family, name, "ignore_routes_with_linkdown", 0) for family in (4, 6))
+    return not view.conf_max(family, name, "ignore_routes_with_linkdown", 0)
 
 
 def choose_source(view: View, found: Lookup, dst: IPAddress) -> IPAddress | None:

@@ -11,11 +11,14 @@ Seen in the field: "No route to host" after three seconds: the next hop does not
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nettrace.correlate import Blocker
 from nettrace.model.base import IPAddress
 from nettrace.model.path import LegEnd, Outcome, Reason, Step, StepKind
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.predict import predict
+from nettrace.predict.world import View
 from nettrace.rules.asked import asked_in_vain
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -113,11 +116,12 @@ def _unanswered(case: Case) -> list[Hit]:
             view = case.view(step.netns)
             if step.kind is not StepKind.NEIGHBOUR or view is None:
                 continue
-            hop = next((each for each in _next_hops(case, blocker, step) if asked_in_vain(case, step, each)), None)
-            if hop is None:
-                continue
             if step.outcome is Outcome.UNKNOWN:
                 continue  # who should have answered is not known: the fault may lie in what was not read
+            asked = ((_on(view, step, ifindex), hop) for ifindex, hop in _next_hops(case, blocker, step))
+            step, hop = next(((at, hop) for at, hop in asked if asked_in_vain(case, at, hop)), (step, None))
+            if hop is None:
+                continue
             hits.append(
                 Hit(
                     title=f"nobody answers for {hop} on {step.device}",
@@ -146,12 +150,18 @@ def _unanswered(case: Case) -> list[Hit]:
     return hits
 
 
-def _next_hops(case: Case, blocker: Blocker, step: Step) -> list[IPAddress]:
-    """Return the next hops that the kernel may have chosen: of several, which one is a matter of a hash."""
+def _next_hops(case: Case, blocker: Blocker, step: Step) -> list[tuple[int | None, IPAddress]]:
+    """Return the next hops that the kernel may have chosen, by device: of several, which one is a matter of a hash."""
     chosen = last_route(case, blocker, step)
     hops = chosen.route.nexthops if chosen is not None and chosen.route is not None else ()
-    others = [hop.gateway for hop in hops if hop.ifindex == step.ifindex and hop.gateway is not None]
-    return [*([step.next_hop] if step.next_hop is not None else []), *others]
+    others = [(hop.ifindex, hop.gateway) for hop in hops if hop.gateway is not None]
+    return [*([(step.ifindex, step.next_hop)] if step.next_hop is not None else []), *others]
+
+
+def _on(view: View, step: Step, ifindex: int | None) -> Step:
+    """Return a neighbour step as it would be on another device of its namespace."""
+    link = view.links.get(ifindex or 0)
+    return replace(step, ifindex=link.ifindex, device=link.name) if link is not None else step
 
 
 RULE = rule("neigh.unresolved", check, rank=90, needs=("neighbours",))
