@@ -165,7 +165,8 @@ def _table_lookup(
             if route.kind == "unicast" and route.nexthop_id is not None:
                 return replace(route, kind="blackhole"), None, ()
             return route, None, ()
-        alive = [hop for hop in route.nexthops if usable(view, hop, packet.family) and (oif is None or hop.ifindex == oif)]
+        hops = [hop for hop in route.nexthops if oif is None or hop.ifindex == oif]
+        alive = [hop for hop in hops if usable(view, hop, packet.family)]
         if alive:
             first, *others = (on_link(view, route, hop) for hop in alive)
             return route, first, tuple(others)

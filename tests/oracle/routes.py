@@ -471,7 +471,7 @@ def ask_model(view: View, query: Query) -> Reply:
             routing.choose_source(view, replace(found, hop=hop), query.dst) if choosing else None,
         )
         for each in found.route.nexthops or (NextHop(),)
-        if routing.usable(view, each) and (oif is None or each.ifindex == oif)
+        if routing.usable(view, each, query.family) and (oif is None or each.ifindex == oif)
         for hop in (routing.on_link(view, found.route, each),)
     )
     return Reply(kind=kind, table=found.route.table, hops=hops)
