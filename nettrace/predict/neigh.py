@@ -317,18 +317,12 @@ def arp_blocked(view: View, device: Link, address: IPAddress, asking: IPAddress)
 
 def _spoofed(view: View, device: Link, address: IPAddress, asking: IPAddress) -> str | None:
     """Return the reverse-path filter that takes a request for spoofed, None when it lets it pass."""
-    mode = view.conf_max(4, device.name, "rp_filter", 0)
-    if not mode or device.loopback or isinstance(view.ns.routes, Missing) or isinstance(view.ns.rules, Missing):
+    if isinstance(view.ns.routes, Missing) or isinstance(view.ns.rules, Missing):
         return None
-    back = routing.lookup(view, Packet(family=4, src=address, dst=asking, proto=0), iif="lo", src=address)
-    if back.route is None or back.route.kind == "local":
-        return None  # nothing can be said of who has no way back at all, or asks from an address that is held here
-    devices = [hop.ifindex for hop in back.route.nexthops] if back.route.kind == "unicast" else []
-    addressed = any(each.address.version == 4 for each in view.addresses.get(device.ifindex, ()))
-    if device.ifindex in devices or (mode == 2 and devices and addressed):
-        return None
-    own = view.conf(4, device.name, "rp_filter", 0)
-    return f"net.ipv4.conf.{device.name if own == mode else 'all'}.rp_filter = {mode}"
+    found = refused(view, device, Packet(family=4, src=asking, dst=address, proto=0))
+    # Of who has no way back at all, or asks from an address that is held here, request_refused tells.
+    spoofed = found is not None and found.reason is Reason.RP_FILTER and found.route is not None
+    return found.sysctl if found is not None and spoofed else None
 
 
 def complete(view: View) -> bool:

@@ -70,7 +70,7 @@ def _towards_us(case: Case) -> list[Hit]:
     source = leave.packet.src
     hop = next((each.next_hop for each in case.steps(Direction.FORWARD) if each.kind is StepKind.NEIGHBOUR), None)
     name, _, value = (arp_blocked(view, link, source, hop or leave.packet.dst) or "").partition(" = ")
-    if source not in view.owned or not name:
+    if source not in view.owned or "arp_" not in name:
         return []
     return [
         Hit(
