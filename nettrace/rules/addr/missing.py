@@ -19,7 +19,7 @@ from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import Change, add_address, add_route, default_route, together
-from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence
+from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence, passed_by
 from nettrace.rules.wording import enter
 
 REASONS = (
@@ -31,15 +31,19 @@ REASONS = (
     Reason.RP_FILTER,
     Reason.FORWARDING_OFF,
     Reason.NOT_ENCAPSULATED,
+    Reason.FILTERED,
 )
 
 
 def check(case: Case) -> Result:
     """Fire when an end of a stopped flow lacks the address of its endpoint."""
     hits = []
-    for blocker, _step in blockers(case, *REASONS):
+    for blocker, step in blockers(case, *REASONS):
         for end, segment in ((case.flow.src, Segment.SOURCE), (case.flow.dst, Segment.DESTINATION)):
-            own = _by_mac(case, end)
+            if step.reason is Reason.FILTERED:
+                own = passed_by(case, step) if end is case.flow.src else None
+            else:
+                own = _by_mac(case, end)
             if own is None:
                 continue
             view, link, endpoint, network = own
@@ -50,7 +54,7 @@ def check(case: Case) -> Result:
             prefix = enter(case, view.id)
             commands = [f"{prefix}ip addr add {held} {'broadcast + ' if held.version == 4 else ''}dev {link.name}"]
             changes: list[Change] = [add_address(view.id, Address(ifindex=link.ifindex, address=held))]
-            if gateway is not None:
+            if gateway is not None and step.reason is not Reason.FILTERED:
                 commands.append(f"{prefix}ip route add default via {gateway}")
                 changes.append(add_route(view.id, default_route(gateway, link.ifindex)))
             hits.append(
@@ -64,7 +68,8 @@ def check(case: Case) -> Result:
                         *errno_or_wire(case, blocker),
                     ),
                     mend=Mend(
-                        summary="Put the address and the default route back, or disconnect and connect the container.",
+                        summary=f"Put the address{' and the default route' if len(commands) > 1 else ''} back, or "
+                        "disconnect and connect the container.",
                         commands=tuple(commands),
                         change=together(*changes),
                     ),

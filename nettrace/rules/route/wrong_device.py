@@ -21,7 +21,8 @@ from nettrace.predict.world import MAIN_TABLE, View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import add_route, delete_route
-from nettrace.rules.faults import view_of
+from nettrace.rules.faults import passed_by, view_of
+from nettrace.rules.route_facts import isolated
 from nettrace.rules.wording import enter, names, route_evidence, wire_evidence
 
 
@@ -48,9 +49,16 @@ def _right_device(case: Case, step: Step, blocker: Blocker) -> str | None:
         if step.route.dst.prefixlen == 0:
             return None  # the default route is right to be there
         return _overlay_device(case, view, step)
+    past = passed_by(case, blocker.step) if blocker.step is not None and view.id == case.flow.src.netns else None
+    if past is not None:
+        held = past[2].ipv4 if step.packet.family == 4 else past[2].ipv6
+        # Without its interface, or its address there, the route went with it.
+        return past[1].name if past[1].up and held is not None and held.ip in view.owned else None
     owner = case.world.owner_of_address(step.packet.dst)
     if view.id == case.world.host and owner is not None:
         network = case.before.intent.network(owner[1].network_id)
+        if network is not None and isolated(network, step.packet.family):
+            return None  # filter.internal-network
         return network.bridge if network is not None and network.bridge in view.by_name else None
     if step.route.dst.prefixlen == 0 and step.route.priority == 0 and view.id == case.world.host:
         return None
@@ -58,9 +66,18 @@ def _right_device(case: Case, step: Step, blocker: Blocker) -> str | None:
     if network is not None and any(step.packet.dst in each.subnet for each in network.subnets):
         # An address of that very network which nobody holds: the way is right, and leads to nobody.
         return None
-    if not _leads_nowhere(case, step, blocker):
+    if _own_network(case, view, step) or not _leads_nowhere(case, step, blocker):
         return None
     return _second_best(view, step)
+
+
+def _own_network(case: Case, view: View, step: Step) -> bool:
+    """Tell whether a container sends to an address of a network that it is in by its interface there."""
+    for endpoint, network in case.attachments(case.world.containers.get(view.id)):
+        link = case.link_of(view, endpoint)
+        if link is not None and link.ifindex == step.ifindex:
+            return any(step.packet.dst in pool.subnet for pool in network.subnets)
+    return False
 
 
 def _overlay_device(case: Case, view: View, step: Step) -> str | None:
