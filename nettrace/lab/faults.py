@@ -1267,6 +1267,19 @@ def _bridges() -> Iterable[Fault]:
         mend_commands=host("ip link set {app.veth} master {app.bridge}"),
     )
     yield Fault(
+        name="bridge-renamed",
+        code="bridge.port-without-master",
+        summary="the engine's bridge goes by another name, which none of its rules knows",
+        flow=OUT,
+        segment=Segment.BRIDGE,
+        break_commands=host(
+            "ip link set {app.bridge} down", "ip link set {app.bridge} name ntrenamed", "ip link set ntrenamed up"
+        ),
+        mend_commands=host(
+            "ip link set ntrenamed down", "ip link set ntrenamed name {app.bridge}", "ip link set {app.bridge} up"
+        ),
+    )
+    yield Fault(
         name="veth-wrong-bridge",
         code="bridge.port-without-master",
         summary="the host's end of the veth is a port of another network's bridge",

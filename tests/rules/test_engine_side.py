@@ -312,3 +312,34 @@ def test_a_service_that_takes_ipv6_alone_is_told_as_such() -> None:
     assert found.findings[0].title.endswith("listens on IPv6 only")
     assert found.findings[0].remedy is not None
     assert "0.0.0.0 too" in found.findings[0].remedy.summary
+
+
+def test_a_packet_that_leaves_the_host_of_its_destination_is_not_predicted_to_arrive() -> None:
+    lab = plain_lab()
+    lab.host.drop_address("172.17.0.1/16")
+    found = judged(lab, "host", "web")
+    assert found.outcome is not Result.DELIVERED
+    assert any("a container on it" in gap.reason for gap in found.gaps) or found.findings
+
+
+def test_a_bridge_that_was_renamed_gets_its_name_back() -> None:
+    lab = plain_lab()
+    lab.host.links = [replace(each, name="br9") if each.name == "docker0" else each for each in lab.host.links]
+    found = judged(lab, *OUT)
+    assert told(found) == ("bridge.port-without-master", Segment.BRIDGE, Direction.FORWARD)
+    assert proven(found)[1] == "ip link set br9 name docker0"
+    # A stop of another kind is not the name's.
+    lab["app"].down("eth0")
+    assert told(judged(lab, *OUT))[0] == "link.down"
+
+
+def test_a_route_in_the_place_of_a_bridges_own_is_replaced() -> None:
+    lab = plain_lab()
+    lab.host.links.append(
+        replace(lab.host.link("br-net1"), ifindex=40, name="zz9", mac="02:00:00:00:00:40"),
+    )
+    lab.host.no_route("172.17.0.0/16")
+    lab.host.hold("zz9", "172.17.0.254/16")
+    found = judged(lab, *OUT)
+    assert told(found)[0] == "route.wrong-device"
+    assert proven(found)[0].startswith("ip route replace 172.17.0.0/16 dev docker0")

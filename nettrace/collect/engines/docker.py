@@ -111,7 +111,10 @@ class DockerEngine:
             except PermissionError as error:
                 raise EngineError(f"not allowed to use the {self.name} socket {path}: run nettrace as root") from error
             except ConnectionRefusedError as error:
-                raise EngineError(f"nobody answers at the {self.name} socket {path}: start the engine") from error
+                raise EngineError(
+                    f"nobody answers at the {self.name} socket {path}: start the engine, or give the container as "
+                    "pid:PID or netns:PATH"
+                ) from error
             except TimeoutError as error:
                 raise EngineError(self._hangs()) from error
             except OSError as error:

@@ -36,13 +36,13 @@ def check(case: Case) -> Result:
     if not bridged:
         return fired()
     port = f"{case.flow.dport}/{case.flow.proto.value}"
-    published = sorted({f"{each.host_port}/{each.proto}" for one in bridged for each in one.ports})
+    published = sorted({f"{each.host_port}/{each.proto}" for one in bridged for each in one.ports if each.host_port})
     inside = next(
         (
             (each.name, item.host_port)
             for each in bridged
             for item in each.ports
-            if (item.container_port, item.proto) == (case.flow.dport, case.flow.proto.value)
+            if item.host_port and (item.container_port, item.proto) == (case.flow.dport, case.flow.proto.value)
         ),
         None,
     )

@@ -20,7 +20,7 @@ from nettrace.predict import route as routing
 from nettrace.predict.world import MAIN_TABLE, View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import add_route, delete_route
+from nettrace.rules.change import add_route, delete_route, together
 from nettrace.rules.faults import passed_by, view_of
 from nettrace.rules.route_facts import isolated
 from nettrace.rules.wording import enter, names, route_evidence, wire_evidence
@@ -172,6 +172,12 @@ def _missing_hit(case: Case, blocker: Blocker, step: Step, right: str, missing: 
     assert step.route is not None
     what = "the packet" if blocker.direction is Direction.FORWARD else "the answer"
     text = route_text(missing, names(view))
+    # The kernel refuses a second route of the same prefix and metric (fib_table_insert).
+    taken = [
+        each
+        for each in view.tables.get((missing.dst.version, MAIN_TABLE), ())
+        if (each.dst, each.priority, each.tos) == (missing.dst, missing.priority, missing.tos)
+    ]
     return Hit(
         title=f"{view.name} sends {what} out of {step.device} instead of {right}: its route to {missing.dst} is gone",
         explanation=f"{right} holds an address of {missing.dst}, but {view.name} has no route to that network by it, "
@@ -180,8 +186,8 @@ def _missing_hit(case: Case, blocker: Blocker, step: Step, right: str, missing: 
         evidence=(*route_evidence(view, step.route, step.rule), *wire_evidence(case, blocker)),
         mend=Mend(
             summary="Put the network's own route back.",
-            commands=(f"{enter(case, view.id)}ip route add {text}",),
-            change=add_route(view.id, missing),
+            commands=(f"{enter(case, view.id)}ip route {'replace' if taken else 'add'} {text}",),
+            change=together(*(delete_route(view.id, each) for each in taken), add_route(view.id, missing)),
         ),
         basis=blocker.basis,
         blocker=blocker,
