@@ -1,7 +1,8 @@
 """A host veth that should be a bridge port has no master, or the wrong one; or an interface in use was made a port.
 
 What it reports: the engine attached the container to a bridge, but its host veth is a port of none, or of another, or
-    that bridge is gone or goes by another name. The other way round, an interface with addresses of its own is a port of some bridge.
+    that bridge is gone or goes by another name. The other way round, an interface with addresses of its own is a port
+    of some bridge.
 Why traffic stops: frames reach the host's stack on the veth itself; the bridge never sees them, and answers for the
     container go to the bridge. What comes in by a port is the bridge's: answers to requests that the interface itself
     sent are not heard any more, and the packets seem to come by another interface.
@@ -111,8 +112,8 @@ def _renamed(case: Case) -> list[Hit]:
         return [
             Hit(
                 title=f"the bridge of network {network.name} is called {master.name}, and not {name}",
-                explanation=f"The engine's rules are written for {name}. What comes by {master.name}, which {veth.name} "
-                "is a port of, none of them knows.",
+                explanation=f"The engine's rules are written for {name}. What comes by {master.name}, which "
+                f"{veth.name} is a port of, none of them knows.",
                 at=f"{host.name}/{master.name}",
                 evidence=(
                     intent_evidence(f"{end.name} is in network {network.name}, bridge {name}", network.engine),
