@@ -247,9 +247,18 @@ def _predicted_outcome(case: Case) -> Result:
     forward, reply = case.trace.forward, case.trace.reply
     if forward.end is LegEnd.UNKNOWN or forward.end is LegEnd.NEEDS or reply is None:
         return Result.INCONCLUSIVE
+    if _strayed(case):
+        return Result.INCONCLUSIVE
     if _delivers(forward, reply):
         return Result.DELIVERED
     return Result.STOPPED if LegEnd.DROPPED in (forward.end, reply.end) else Result.INCONCLUSIVE
+
+
+def _strayed(case: Case) -> bool:
+    """Tell whether the packet leaves this host although the container that it is for is on it."""
+    inside = case.flow.dst.netns
+    ours = inside is not None and case.flow.dst.kind is EndpointKind.CONTAINER and inside != case.world.host
+    return ours and case.trace.forward.end is LegEnd.LEFT and case.world.same_host(inside or 0, case.world.host)
 
 
 def _settled_by_wire(case: Case) -> bool:
@@ -456,6 +465,9 @@ def _why_inconclusive(case: Case) -> list[GapView]:
         for step in leg.steps if leg is not None else ():
             if step.outcome is Outcome.UNKNOWN:
                 found.append(GapView(section="model", netns=None, reason=step.text))
+    if not correlation.probed and _strayed(case):
+        reason = f"the packet leaves this host, and {case.flow.dst.name} is a container on it"
+        found.append(GapView(section="model", netns=None, reason=reason))
     back = [each for each in correlation.passages if each.direction is Direction.REPLY]
     answered = any(each.observed is ObservedSight.SEEN for each in back)
     if correlation.probed and correlation.forward_seen and not correlation.reply_seen and not answered:

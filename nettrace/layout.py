@@ -19,7 +19,7 @@ import msgspec
 from nettrace.model.base import IPAddress, Model
 from nettrace.model.intent import Container, Endpoint, Engine, Intent, Network, PublishedPort
 
-__all__ = ["EngineRule", "docker_rules", "parse_version"]
+__all__ = ["EngineRule", "docker_rules", "ip6tables_by_default", "parse_version"]
 
 #: Networks that swarm's own code writes rules for.
 #: What a container is called that has its endpoints.
@@ -64,9 +64,15 @@ def docker_rules(intent: Intent, engine: Engine, family: int, *, proxy: bool) ->
         return None
     if (engine.firewall_backend or "").startswith("nft") or version < (18, 5, 0) or version == (28, 0, 0):
         return None
-    if family == 6 and version < (27, 0, 0):
-        return None  # ip6tables is off unless asked for, which the engine does not tell
+    if family == 6 and not ip6tables_by_default(engine):
+        return None  # whether it was asked for the engine does not tell
     return tuple(_Writer(intent, version, family, proxy).rules())
+
+
+def ip6tables_by_default(engine: Engine) -> bool:
+    """Tell whether an engine manages ip6tables without being asked to, as Docker does since 27 (moby#47747)."""
+    version = parse_version(engine.version)
+    return engine.name != "docker" or version is None or version >= (27, 0, 0)
 
 
 class _Writer:

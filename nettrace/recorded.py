@@ -83,6 +83,9 @@ class RecordedHost:
         """Take a container's namespace into the snapshot; True when it was not there before."""
         return container.netns is not None and container.netns not in self._read and self.read(container.netns)
 
+    def find_publisher(self, proto: str, port: int) -> None:
+        """Do nothing: what was learnt of containers that do not run is in the recording."""
+
     def read_hidden(self, networks: Sequence[str], *, ingress: bool = False) -> None:
         """Take what a live collector reads of overlay networks, and the halves of other hosts that were recorded."""
         for peer in self._whole.peers:

@@ -178,7 +178,9 @@ def _container(host: _Host, container: Container) -> Box:
 
 def _port(port: PublishedPort) -> str:
     address = f"[{port.host_ip}]" if port.host_ip.version == 6 else str(port.host_ip)
-    return f"{address}:{port.host_port} → {port.container_port}/{port.proto}"
+    own = f"{port.container_port}/{port.proto}"
+    # In a routed network a published port has none of the host's.
+    return f"{address}:{port.host_port} → {own}" if port.host_port else own
 
 
 def _gateways(ns: Namespace) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ __all__ = ["Collector"]
 
 #: Of a whole host, the rules of so many namespaces are listed at a time.
 AT_ONCE = 4
+#: Of the containers that do not run, so many are asked for the ports that they would publish.
+MANY_IDLE = 40
 
 
 def _pairs(namespace: Namespace) -> Iterator[tuple[str, IPAddress]]:
@@ -152,6 +154,42 @@ class Collector:
         if whole is None or whole.netns is None or whole.netns in self._read:
             return False
         return self.read(whole.netns)
+
+    def find_publisher(self, proto: str, port: int) -> None:
+        """Learn which container that does not run would publish a port of the host, unless one that runs does.
+
+        Listings tell the ports of running containers only; of the others each is asked for by itself.
+        """
+        containers = self._intents.all().containers
+        if any((each.proto, each.host_port) == (proto, port) for one in containers for each in one.ports):
+            return
+        idle = [each for each in containers if each.status not in ("running", "paused")]
+        idle.sort(key=lambda each: each.status != "restarting")
+        for container in idle[:MANY_IDLE]:
+            whole = self._inspect(container)
+            if whole is not None and any((each.proto, each.host_port) == (proto, port) for each in whole.ports):
+                return
+
+    def fallen(self) -> tuple[Container, ...]:
+        """Return the containers at the flow's ends that have ended since they were read, as they are now.
+
+        One that runs again, as another process, is given as "restarting".
+        """
+        ends = (self._flow.src.id, self._flow.dst.id) if self._flow is not None else ()
+        found = []
+        for identity in ends:
+            container = self._intents.all().container(identity) if identity is not None else None
+            if container is None or container.status != "running" or container.pid is None:
+                continue
+            try:
+                now = self._intents.look_again(container)
+            except NotFound:
+                now = replace(container, status="gone")
+            except EngineError:
+                continue
+            if now.status != "running" or now.pid != container.pid:
+                found.append(replace(now, status="restarting") if now.status == "running" else now)
+        return tuple(found)
 
     def read_hidden(self, networks: Sequence[str], *, ingress: bool = False) -> None:
         """Read the hidden namespaces of overlay networks, by their ids: they are called "<n>-<beginning of the id>".

@@ -110,6 +110,13 @@ class Intents:
         self._remember(whole)
         return whole
 
+    def look_again(self, container: Container) -> Container:
+        """Return the container as its engine has it now, and leave what is known as it is.
+
+        Raises EngineError, NotFound when it is gone.
+        """
+        return self._owner[container.id].inspect(container) if container.id in self._owner else container
+
     def add(self, pod: Container) -> Container:
         """Add a pod that a question names: no engine's listing has it, and all of it is known already."""
         intent = self.all()

@@ -69,7 +69,9 @@ def aim(
 
 def _published(container: Container, proto: Proto, dport: int, family: int) -> PublishedPort | None:
     """Return the published port that is meant: of the container's own port first, and best on an address for others."""
-    ports = [each for each in container.ports if each.proto == proto.value and each.host_ip.version == family]
+    # In a routed network a published port has none of the host's.
+    own = [each for each in container.ports if each.host_port]
+    ports = [each for each in own if each.proto == proto.value and each.host_ip.version == family]
     ports.sort(key=lambda each: (each.container_port != dport, each.host_ip.is_loopback, int(each.host_ip)))
     return next((each for each in ports if dport in (each.container_port, each.host_port)), None)
 

@@ -29,6 +29,8 @@ from nettrace.netns import Netns
 
 __all__ = ["Resolver", "parse_endpoint"]
 
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+BROADCAST = ip_address("255.255.255.255")
 #: Addresses that lie beyond any host (RFC 5737, RFC 3849): the way to them is the way to the internet.
 BEYOND: dict[int, IPAddress] = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
 #: With more containers than this, asking for each of them takes longer than the answer is worth.
@@ -80,6 +82,17 @@ class _End(Model):
         return FlowEnd(kind=self.kind, name=self.name, id=identity, netns=self.netns, address=address)
 
 
+def one_hosts(address: IPAddress) -> IPAddress:
+    """Return an address that one host can have; raises UsageError for those that stand for none, or for many."""
+    if address.is_unspecified:
+        own = LOOPBACK[address.version]
+        raise UsageError(f"{address} is no host's address: what listens there is reached at {own}, for one")
+    if address.is_multicast or address == BROADCAST:
+        kind = "multicast" if address.is_multicast else "broadcast"
+        raise UsageError(f"{address} is a {kind} address, for many hosts at once: give the address of one of them")
+    return address
+
+
 class Resolver:
     """Resolves the two ends of one question; reads only what that needs."""
 
@@ -108,7 +121,7 @@ class Resolver:
                 raise UsageError(f"{source.address} is an IPv{source.address.version} address: leave -{family} out")
             family = source.address.version
         if typed_dst.form == "address":
-            literal = ip_address(typed_dst.value)
+            literal = one_hosts(ip_address(typed_dst.value))
             if family not in (None, literal.version):
                 raise UsageError(f"{literal} is an IPv{literal.version} address: leave -{family} out")
             family = literal.version
@@ -204,7 +217,7 @@ class Resolver:
             case "netns" | "pid":
                 return self._namespace(typed)
             case "address":
-                return self._address_end(ip_address(typed.value), typed.value, EndpointKind.ADDRESS, None)
+                return self._address_end(one_hosts(ip_address(typed.value)), typed.value, EndpointKind.ADDRESS, None)
             case "container":
                 return self._container(typed.value, prefix=True)
             case "pod":

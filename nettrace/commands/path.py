@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from nettrace._version import __version__
-from nettrace.errors import NettraceError, PrivilegeError, UsageError
+from nettrace.errors import NamespaceGone, NettraceError, PrivilegeError, UsageError
 from nettrace.model.base import rows
 from nettrace.model.flow import HEADER_BYTES, Flow, Proto
 from nettrace.model.verdict import EXIT_CODE, Result, Severity, Timing, Verdict
@@ -435,7 +435,13 @@ def answer_here(
 
     collected = time.monotonic()
     planned = plan(before, trace, question) if not plain else None
-    observation = probe(collector, trace, planned, build) if planned is not None else None
+    try:
+        observation = probe(collector, trace, planned, build) if planned is not None else None
+    except NamespaceGone:
+        fallen = without(before, trace.flow, collector.fallen(), timing=(started, collected, time.monotonic()))
+        if fallen is None:
+            raise
+        return fallen
     probed = time.monotonic()
     after = collector.read_after() if planned is not None else None
     if after is not None and any(read_strangers(collector, *strangers(trace, before, after, observation=observation))):
@@ -452,7 +458,28 @@ def answer_here(
     from probes.witness.session import wait_until_closed
 
     wait_until_closed()
+    if answer.verdict.outcome is not Result.DELIVERED:
+        fallen = without(before, trace.flow, collector.fallen(), timing=(started, collected, probed))
+        if fallen is not None:
+            return fallen
     return msgspec.structs.replace(answer, dports=planned.token.dports, tunnels=planned.token.vxlan_ports)
+
+
+def without(
+    before: Snapshot, flow: Flow, fallen: Sequence[Container], *, timing: tuple[float, float, float]
+) -> Answer | None:
+    """Answer as it is now that containers at the ends have ended, or been started anew, while they were asked.
+
+    What was seen meanwhile is of a container that is no more. None where all are what they were.
+    """
+    if not fallen:
+        return None
+    from nettrace.predict import predict
+    from nettrace.rules.change import set_status
+
+    for each in fallen:
+        before = set_status(each, each.status)(before)
+    return conclude(flow, before, None, predict(before, flow), None, timing=timing)
 
 
 def own_half(snapshot: Snapshot) -> Snapshot:
@@ -502,6 +529,8 @@ def look(collector: Collector | Company | RecordedHost, flow: Flow) -> tuple[Sna
     for netns in (flow.src.netns, collector.host_netns, flow.dst.netns):
         if netns is not None:
             collector.read(netns)
+    if flow.dst.netns == collector.host_netns and flow.dport is not None:
+        collector.find_publisher(flow.proto.value, flow.dport)
     intent = collector.snapshot().intent
     in_a_swarm = any(engine.swarm is not None for engine in intent.engines)
     to_the_host = flow.dst.netns == collector.host_netns and flow.dport is not None
@@ -549,7 +578,7 @@ def overlays(intent: Intent, flow: Flow) -> tuple[str, ...]:
 
 
 def destinations(before: Snapshot, trace: Trace) -> list[Container]:
-    """Return the running containers that an engine gave an address which the packet, or its answer, goes to or by."""
+    """Return the containers, running or paused, that were given an address which the packet, or its answer, goes to."""
     legs = [leg for leg in (trace.forward, trace.reply) if leg is not None]
     wanted = {
         address for leg in legs for step in (*leg.steps, *leg.beyond) for address in (step.packet.dst, step.next_hop)
@@ -557,7 +586,7 @@ def destinations(before: Snapshot, trace: Trace) -> list[Container]:
     return [
         container
         for container in before.intent.containers
-        if container.status == "running"
+        if container.status in ("running", "paused")
         and any(
             held is not None and held.ip in wanted
             for endpoint in container.endpoints
@@ -570,9 +599,8 @@ def plan(before: Snapshot, trace: Trace, question: Question) -> ProbePlan | None
     """Plan the probe; None when there is nothing to send from, or nowhere to send to."""
     from nettrace.model.path import Reason
 
-    first = trace.forward.steps[0] if trace.forward.steps else None
-    if first is not None and first.reason is Reason.NOT_RUNNING:
-        return None
+    if any(step.reason is Reason.NOT_RUNNING for step in trace.forward.steps):
+        return None  # the kernel would answer for a paused one, and complete handshakes
     if trace.flow.src.netns is None or trace.flow.dst.address is None:
         return None
     from probes.plan import plan_probe

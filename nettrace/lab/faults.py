@@ -215,6 +215,16 @@ def _nat() -> Iterable[Fault]:
             "an earlier SNAT gives an address that nobody routes here",
             "-o {uplink.dev} -j SNAT --to-source 192.0.2.77",
         ),
+        (
+            "snat-loopback",
+            "an earlier SNAT gives the host's loopback address, which nobody beyond can answer",
+            "-o {uplink.dev} -j SNAT --to-source 127.0.0.1",
+        ),
+        (
+            "netmap-first",
+            "an earlier NETMAP gives an address of a network that nobody routes here",
+            "-o {uplink.dev} -j NETMAP --to 10.9.0.0/16",
+        ),
     ):
         yield _rule_drop(
             name,
@@ -225,6 +235,16 @@ def _nat() -> Iterable[Fault]:
             segment=Segment.REMOTE,
             direction=Direction.REPLY,
         )
+    yield Fault(
+        name="source-snat",
+        code="nat.masquerade-shadowed",
+        summary="a rule of the container's own translates its source, so that MASQUERADE passes it by",
+        flow=OUT,
+        segment=Segment.REMOTE,
+        direction=Direction.REPLY,
+        break_commands=inside("app", "iptables -t nat -I POSTROUTING -j SNAT --to-source 10.9.8.7"),
+        mend_commands=inside("app", "iptables -t nat -D POSTROUTING -j SNAT --to-source 10.9.8.7"),
+    )
     yield Fault(
         name="masquerade-off-by-option",
         code="nat.return-route-missing",
@@ -276,6 +296,16 @@ def _nat() -> Iterable[Fault]:
         name="dnat-redirected",
         code="nat.dnat-shadowed",
         summary="an earlier REDIRECT takes the published port",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.HOST,
+        break_commands=made,
+        mend_commands=undone,
+    )
+    made, undone = _toggle("nat DOCKER", "-p tcp --dport 8080 -j DNAT --to-destination {web.ip}:99")
+    yield Fault(
+        name="dnat-other-port",
+        code="nat.dnat-shadowed",
+        summary="an earlier DNAT leads the published port to another port of the container",
         flow=PUBLISHED_OUTSIDE,
         segment=Segment.HOST,
         break_commands=made,
@@ -437,6 +467,21 @@ def _filters() -> Iterable[Fault]:
         kinds=("docker",),
     )
     yield Fault(
+        name="network-isolated-from-host",
+        code="filter.internal-network",
+        summary="a network in isolated gateway mode: its own host has no address in it",
+        flow=FaultFlow(src="host", dst="alone"),
+        segment=Segment.HOST,
+        setup=host(
+            "docker network inspect closed >/dev/null 2>&1 || docker network create --internal --subnet 172.22.0.0/16 "
+            "-o com.docker.network.bridge.gateway_mode_ipv4=isolated closed",
+            "docker inspect alone >/dev/null 2>&1 || docker run -d --name alone --stop-signal KILL --network closed "
+            "busybox tail -f /dev/null",
+        ),
+        kinds=("docker",),
+        engines=(28, 99),
+    )
+    yield Fault(
         name="accept-deleted",
         code="filter.forward-policy-drop",
         summary="FORWARD's policy is DROP, and the rule that lets docker0 out is deleted",
@@ -501,6 +546,47 @@ def _filters() -> Iterable[Fault]:
         direction=Direction.REPLY,
         break_commands=flushed,
         mend_commands=restored,
+        kinds=("docker",),
+        engines=(28, 99),
+    )
+    for name, summary, rules in (
+        ("forward-returned", "a RETURN at the head of FORWARD hides what the engine accepts", ("-j RETURN",)),
+        (
+            "forward-returned-twice",
+            "two rules of FORWARD, one behind the other, lead packets past what the engine accepts",
+            ("-i {app.bridge} -j RETURN", "-s {app.ip} -j RETURN"),
+        ),
+    ):
+        yield Fault(
+            name=name,
+            code="filter.docker-chains-bypassed",
+            summary=summary,
+            flow=OUT,
+            segment=Segment.HOST,
+            break_commands=host(*(f"iptables -I FORWARD {each}" for each in rules)),
+            mend_commands=host(*(f"iptables -D FORWARD {each}" for each in rules)),
+        )
+    yield Fault(
+        name="docker-ct-returned",
+        code="filter.docker-chains-bypassed",
+        summary="a RETURN at the head of DOCKER-CT hides the accept of answers, and the engine's own drop takes them",
+        flow=OUT,
+        segment=Segment.HOST,
+        direction=Direction.REPLY,
+        break_commands=host("iptables -I DOCKER-CT -j RETURN"),
+        mend_commands=host("iptables -D DOCKER-CT -j RETURN"),
+        kinds=("docker",),
+        engines=(28, 99),
+    )
+    yield Fault(
+        name="docker-ct-late",
+        code="filter.docker-chains-bypassed",
+        summary="the jump to what accepts answers stands behind the one to the engine's own drop",
+        flow=OUT,
+        segment=Segment.HOST,
+        direction=Direction.REPLY,
+        break_commands=host("iptables -D DOCKER-FORWARD -j DOCKER-CT", "iptables -A DOCKER-FORWARD -j DOCKER-CT"),
+        mend_commands=host("iptables -D DOCKER-FORWARD -j DOCKER-CT", "iptables -I DOCKER-FORWARD -j DOCKER-CT"),
         kinds=("docker",),
         engines=(28, 99),
     )
@@ -1181,6 +1267,19 @@ def _bridges() -> Iterable[Fault]:
         mend_commands=host("ip link set {app.veth} master {app.bridge}"),
     )
     yield Fault(
+        name="bridge-renamed",
+        code="bridge.port-without-master",
+        summary="the engine's bridge goes by another name, which none of its rules knows",
+        flow=OUT,
+        segment=Segment.BRIDGE,
+        break_commands=host(
+            "ip link set {app.bridge} down", "ip link set {app.bridge} name ntrenamed", "ip link set ntrenamed up"
+        ),
+        mend_commands=host(
+            "ip link set ntrenamed down", "ip link set ntrenamed name {app.bridge}", "ip link set {app.bridge} up"
+        ),
+    )
+    yield Fault(
         name="veth-wrong-bridge",
         code="bridge.port-without-master",
         summary="the host's end of the veth is a port of another network's bridge",
@@ -1461,6 +1560,27 @@ def _services() -> Iterable[Fault]:
         mend_commands=host("docker unpause web"),
         kinds=("docker",),
         on_wire=False,
+    )
+    yield Fault(
+        name="publisher-paused",
+        code="engine.container-not-running",
+        summary="the container behind the published port is paused: its kernel completes handshakes",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.DESTINATION,
+        break_commands=host("docker pause web"),
+        mend_commands=host("docker unpause web"),
+        kinds=("docker",),
+        on_wire=False,
+    )
+    yield Fault(
+        name="publisher-stopped",
+        code="engine.container-not-running",
+        summary="the container that publishes the port is stopped",
+        flow=PUBLISHED_OUTSIDE,
+        segment=Segment.HOST,
+        break_commands=host("docker stop -t 0 web"),
+        mend_commands=host("docker start web"),
+        kinds=("docker",),
     )
     yield Fault(
         name="no-network",

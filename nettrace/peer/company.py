@@ -328,6 +328,14 @@ class Company:
             return member.read(Read(flow=far_flow(self._flow, member.number), containers=(container.id,)))
         return self._own.read_container(container)
 
+    def find_publisher(self, proto: str, port: int) -> None:
+        """Learn which container of this host that does not run would publish a port of it."""
+        self._own.find_publisher(proto, port)
+
+    def fallen(self) -> tuple[Container, ...]:
+        """Return this host's containers at the flow's ends that have ended since they were read."""
+        return self._own.fallen()
+
     def read_hidden(self, networks: Sequence[str], *, ingress: bool = False) -> None:
         """Read this host's hidden namespaces of overlay networks; peers have read theirs."""
         self._own.read_hidden(networks, ingress=ingress)

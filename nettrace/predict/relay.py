@@ -70,11 +70,11 @@ def inner_flow(trace: Trace, host: int) -> Flow | None:
 
 
 def published(snapshot: Snapshot, socket: Socket, address: IPAddress) -> tuple[Container, PublishedPort] | None:
-    """Return the running container, and the port, that an engine publishes where it holds a socket of the host."""
+    """Return the container, and the port, that an engine publishes where it holds a socket of the host."""
     if not all(name in KEEPERS or name.startswith(PROXIES) for name in socket.process):
         return None
     for container in snapshot.intent.containers:
-        if container.status != "running" or container.engine not in ("docker", "podman"):
+        if container.status not in ("running", "paused") or container.engine not in ("docker", "podman"):
             continue
         for port in container.ports:
             if (port.proto, port.host_port) != (socket.proto, socket.port):

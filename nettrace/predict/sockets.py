@@ -5,11 +5,13 @@ Models icmp_echo, __inet_lookup_listener and udp4_lib_lookup2 (net/ipv4), and du
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nettrace.model.base import IPAddress, Missing, Model
 from nettrace.model.flow import Packet
 from nettrace.model.path import Outcome, Reason
 from nettrace.model.snapshot import Socket
-from nettrace.predict.world import View
+from nettrace.predict.world import View, World
 
 
 class Delivery(Model):
@@ -57,6 +59,21 @@ def deliver(view: View, packet: Packet, *, own_reply: bool) -> Delivery:
             )
     text = f"nothing in {view.name} listens on {proto} {packet.dst}:{packet.dport}"
     return Delivery(outcome=Outcome.DROP, text=text, reason=Reason.NOT_LISTENING, socket=near)
+
+
+def unless_paused(world: World, view: View, answer: Delivery) -> Delivery:
+    """Return what becomes of a packet for a socket in a namespace whose every container is paused.
+
+    The kernel queues it, and completes a handshake, but no process is there to take it up (the freezer cgroup).
+    """
+    owner = world.containers.get(view.id)
+    if owner is None or owner.status != "paused":
+        return answer
+    sharers = [each for each in world.snapshot.intent.containers if each.joined is not None]
+    if any(each.netns == view.id or each.joined in (owner.id, owner.name) for each in sharers):
+        return answer  # whose the socket is cannot be told
+    text = f"{owner.name} is paused: nobody in it takes up what comes to its sockets"
+    return replace(answer, outcome=Outcome.DROP, reason=Reason.NOT_RUNNING, text=text)
 
 
 def accepts(socket: Socket, address: IPAddress) -> bool:

@@ -397,7 +397,7 @@ class _Walk:
             if self.direction is Direction.REPLY:
                 packet = replace(packet, length=out.mtu, df=False)
             elif packet.df:
-                self._too_big(view, out, packet, out.mtu, "output", local=True)
+                packet = self._too_big(view, out, packet, out.mtu, "output", local=True)
         tracking = self.table.begin(view, packet)
         result = self._hook(view, Hook.OUTPUT, packet, tracking, "output", oif=out.name)
         if result.route_changed or result.packet.dst != packet.dst:
@@ -515,8 +515,11 @@ class _Walk:
     def _path_mtu(self, found: routing.Lookup, out: Link) -> int:
         return min(out.mtu, found.route.mtu) if found.route is not None and found.route.mtu else out.mtu
 
-    def _too_big(self, view: View, out: Link, packet: Packet, limit: int, stage: str, *, local: bool) -> None:
-        """Stop a packet that may not be fragmented and does not fit (ip_exceeds_mtu; EMSGSIZE for local senders)."""
+    def _too_big(self, view: View, out: Link, packet: Packet, limit: int, stage: str, *, local: bool) -> Packet:
+        """Stop a packet that may not be fragmented and does not fit (ip_exceeds_mtu; EMSGSIZE for local senders).
+
+        Returns the packet as its sender makes it when it knows, for what lies beyond.
+        """
         if self.end is None:
             self.icmp_error = (3, 4) if packet.family == 4 else (2, 0)
             self.mtu = limit
@@ -534,6 +537,7 @@ class _Walk:
                 link=out,
             )
         )
+        return replace(packet, length=limit)
 
     # -- output ------------------------------------------------------------------------------------------------
 
@@ -1671,7 +1675,7 @@ class _Walk:
             )
             raise _End
         if packet.df and packet.length > (limit := self._path_mtu(found, out)):
-            self._too_big(view, out, packet, limit, "egress", local=False)
+            packet = self._too_big(view, out, packet, limit, "egress", local=False)
         elif packet.length > out.mtu:
             packet = replace(packet, length=out.mtu)
         packet = replace(packet, ttl=packet.ttl - 1)
@@ -1719,6 +1723,8 @@ class _Walk:
         answer = sockets.deliver(view, packet, own_reply=self.direction is Direction.REPLY)
         if answer.outcome is Outcome.ARRIVED and answer.socket is not None and view.id == self.world.host:
             answer = relay.unless_held(self.world.snapshot, answer, answer.socket, packet)
+        if answer.outcome is Outcome.ARRIVED and answer.socket is not None:
+            answer = sockets.unless_paused(self.world, view, answer)
         if answer.reason is Reason.NOT_LISTENING and view.ns.kind == "overlay" and packet.proto in (6, 17):
             self._lost(
                 view,

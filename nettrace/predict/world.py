@@ -23,6 +23,8 @@ from nettrace.model.snapshot import (
 from nettrace.netfilter import Ruleset, load_ruleset
 
 LOCAL_TABLE, MAIN_TABLE, DEFAULT_TABLE = 255, 254, 253
+#: What a container is called that has its processes, and its namespace.
+UP = ("running", "paused")
 
 #: The rules that a namespace starts with (fib_default_rules_init, fib6_rules_net_init).
 DEFAULT_RULES = {
@@ -189,7 +191,7 @@ class World:
         return frozenset(
             end.mac
             for container in self.snapshot.intent.containers
-            if container.status == "running"
+            if container.status in UP
             for end in container.endpoints
             if end.mac is not None
         )
@@ -221,9 +223,9 @@ class World:
                 yield container, endpoint, self.snapshot.intent.network(endpoint.network_id)
 
     def owner_of_address(self, address: IPAddress) -> tuple[Container, Endpoint] | None:
-        """Return the running container that an engine gave the address to."""
+        """Return the container, running or paused, that an engine gave the address to."""
         for container, endpoint, _network in self.endpoints():
             for held in (endpoint.ipv4, endpoint.ipv6):
-                if held is not None and held.ip == address and container.status == "running":
+                if held is not None and held.ip == address and container.status in UP:
                     return container, endpoint
         return None

@@ -441,8 +441,9 @@ def _make_table(netns: int, backend: str, family: str, table: str) -> Change:
 
 
 def append_rule(netns: int, backend: str, family: str, table: str, rule: str) -> Change:
-    """Put a rule ("-A CHAIN …") last into its chain."""
-    return _edit_iptables(netns, backend, family, table, lambda lines: [*lines, rule])
+    """Put a rule ("-A CHAIN …") last into its chain; the table is made when it is not there."""
+    made = _make_table(netns, backend, family, table)
+    return together(made, _edit_iptables(netns, backend, family, table, lambda lines: [*lines, rule]))
 
 
 def set_policy(netns: int, ref: RuleRef, policy: str) -> Change:

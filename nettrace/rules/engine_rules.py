@@ -11,16 +11,18 @@ import msgspec
 
 from nettrace.layout import EngineRule, chains, docker_rules
 from nettrace.model.intent import Engine
+from nettrace.model.netfilter import RuleRef
 from nettrace.model.path import Direction, Outcome, Step
+from nettrace.model.snapshot import Snapshot
 from nettrace.model.verdict import Evidence, EvidenceKind
 from nettrace.netfilter.ruleset import Table
 from nettrace.predict import predict
 from nettrace.predict.world import View
 from nettrace.rules.base import Change, Mend
 from nettrace.rules.case import Case
-from nettrace.rules.change import delete_text, insert_rule_at, together
+from nettrace.rules.change import delete_rule, delete_text, insert_rule_at, together
 
-__all__ = ["Absent", "absent_of_chain", "absent_rules", "lost", "put_back", "would_pass"]
+__all__ = ["Absent", "absent_of_chain", "absent_rules", "hiding_rules", "lost", "put_back", "would_pass"]
 
 
 class Absent(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,17 +100,70 @@ def _filled(view: View, backend: str, family: str, chain: str) -> bool:
 
 def would_pass(case: Case, netns: int, backend: str, family: str, absent: tuple[Absent, ...], step: Step) -> bool:
     """Tell whether the packet would get past a step if the engine's absent rules stood: by predicting again."""
-    if not absent:
-        return False
-    trace = predict(_restored(netns, backend, family, absent)(case.before), case.flow)
+    return bool(absent) and _passes(case, _restored(netns, backend, family, absent), step)
+
+
+#: Few packets are led past more rules than these, and each costs a prediction.
+_MOST = 6
+
+
+def hiding_rules(case: Case, step: Step) -> tuple[RuleRef, ...]:
+    """Return the rules of another hand that lead a packet past the engine's own, which would have let it pass a step.
+
+    Such a rule returns, or goes elsewhere, before what accepts: by the model, the packet passes without it. Where no
+    single one is to blame, several are, to be deleted in this order. Empty where there is none, or no engine.
+    """
+    engine, view = case.engine, case.view(step.netns)
+    if engine is None or view is None or step.hook is None or step.hook.decided_by is None:
+        return ()
+    last = step.hook.decided_by
+    own = {(each.table, each.text) for each in _meant(case, engine, view, last.backend, last.family) or ()}
+    found: list[RuleRef] = []
+    snapshot, stop = case.before, step
+    for _ in range(_MOST):
+        leading = _leading_away(stop, own)
+        for ref in leading:
+            if _stop_again(delete_rule(step.netns, ref)(snapshot), case, step) is None:
+                return (*found, ref)
+        if not leading:
+            return ()
+        # One behind it is not seen before this one is gone.
+        found.append(leading[-1])
+        snapshot = delete_rule(step.netns, leading[-1])(snapshot)
+        again = _stop_again(snapshot, case, step)
+        if again is None:
+            return tuple(found)
+        stop = again
+    return ()
+
+
+def _leading_away(step: Step, own: set[tuple[str, str]]) -> list[RuleRef]:
+    """Return the rules of a hook's filter chains that ended the search in them without a verdict, and are not `own`."""
+    found = []
+    for entry in step.hook.trail if step.hook is not None else ():
+        ref = entry.rule
+        away = entry.event == "match" and entry.effect.split(" ")[0] in ("return", "goto") and ref.index is not None
+        there = ref.table == "filter" and ref.chain.startswith(("FORWARD", "DOCKER", "NETAVARK"))
+        if away and there and (ref.table, ref.text) not in own and ref not in found:
+            found.append(ref)
+    return found
+
+
+def _passes(case: Case, change: Change, step: Step) -> bool:
+    """Tell whether the packet gets past a step after a change, by predicting again."""
+    return _stop_again(change(case.before), case, step) is None
+
+
+def _stop_again(snapshot: Snapshot, case: Case, step: Step) -> Step | None:
+    """Return where the packet, or its answer, stops by the same sort of decision as at a step, None where it passes."""
+    trace = predict(snapshot, case.flow)
     place = (step.reason, step.netns, step.hook.hook if step.hook is not None else None)
-    return not any(
-        (again.reason, again.netns, again.hook.hook if again.hook is not None else None) == place
-        and again.outcome is Outcome.DROP
-        for leg in (trace.forward, trace.reply)
-        if leg is not None
-        for again in (*leg.steps, *leg.beyond)
-    )
+    for leg in (trace.forward, trace.reply):
+        for again in (*leg.steps, *leg.beyond) if leg is not None else ():
+            hook = again.hook.hook if again.hook is not None else None
+            if (again.reason, again.netns, hook) == place and again.outcome is Outcome.DROP:
+                return again
+    return None
 
 
 def _meant(case: Case, engine: Engine, view: View, backend: str, family: str) -> tuple[EngineRule, ...] | None:
@@ -176,7 +231,7 @@ def absent_of_chain(
         guards = [
             texts.index(other.text)
             for other in meant[index + 1 :]
-            if other.guards and other.network == each.network and other.text in texts
+            if _keeps_out(other) and other.network == each.network and other.text in texts
         ]
         late = stands and any(guard < texts.index(each.text) for guard in guards)
         if (stands and not late) or not needed[index]:
@@ -187,6 +242,11 @@ def absent_of_chain(
         found.append(Absent(rule=each, position=at + 1 if at < len(texts) else None, late=late))
         texts.insert(at, each.text)
     return found
+
+
+def _keeps_out(rule: EngineRule) -> bool:
+    """Tell whether a rule drops, or leads to what does: since 28 the chain DOCKER ends with drops."""
+    return rule.guards or rule.text == "-A DOCKER-FORWARD -j DOCKER-BRIDGE"
 
 
 def _place(texts: list[str], meant: tuple[EngineRule, ...], index: int) -> int:

@@ -13,7 +13,8 @@ from functools import partial
 from msgspec.structs import replace
 
 from nettrace.correlate import Blocker
-from nettrace.model.flow import FlowEnd
+from nettrace.layout import ip6tables_by_default
+from nettrace.model.flow import FlowEnd, Proto
 from nettrace.model.intent import Endpoint, Network
 from nettrace.model.netfilter import CtState, FilterVerdict, Hook, RuleRef
 from nettrace.model.path import Direction, Outcome, Reason, Segment, Step, StepKind
@@ -26,8 +27,8 @@ from nettrace.predict.world import View
 from nettrace.rules.asked import dropped_by_rule
 from nettrace.rules.base import Hit, Mend
 from nettrace.rules.case import Case
-from nettrace.rules.change import append_rule, delete_rule, set_policy
-from nettrace.rules.engine_rules import absent_rules, lost, put_back, would_pass
+from nettrace.rules.change import append_rule, delete_rule, set_policy, together
+from nettrace.rules.engine_rules import absent_rules, hiding_rules, lost, put_back, would_pass
 from nettrace.rules.wording import (
     delete_command,
     enter,
@@ -97,6 +98,26 @@ def attachment(case: Case, end: FlowEnd) -> tuple[View, Link, View | None, Link 
     return best
 
 
+def passed_by(case: Case, step: Step) -> tuple[View, Link, Endpoint, Network] | None:
+    """Return the source's interface in the very network that a packet is for, where it left by another and came here.
+
+    What the host does with such a packet is no fault: it should have gone straight.
+    """
+    view = case.view(case.flow.src.netns)
+    if view is None or step.netns != case.world.host or step not in case.steps(Direction.FORWARD):
+        return None
+    used = {each.device for each in case.steps(Direction.FORWARD) if each.netns == view.id}
+    for endpoint, network in case.attachments(case.container_of(case.flow.src)):
+        link = case.link_of(view, endpoint)
+        if (
+            link is not None
+            and link.name not in used
+            and any(step.packet.dst in each.subnet for each in network.subnets)
+        ):
+            return view, link, endpoint, network
+    return None
+
+
 # --- filter ---------------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +172,7 @@ def _filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
         absent = absent_rules(case, step.netns, ref.backend, ref.family, ("filter",))
         if would_pass(case, step.netns, ref.backend, ref.family, absent, step):
             return lost(case, step.netns, ref.backend, ref.family, absent) or "filter.docker-rules-missing"
-        return engine_code
+        return "filter.docker-chains-bypassed" if hiding_rules(case, step) else engine_code
     if _split(case, step, ref):
         return "filter.backend-split"
     if ref.owner in MANAGERS:
@@ -165,7 +186,7 @@ def _filter_fault(case: Case, step: Step, ref: RuleRef) -> str:
             missing = engine_rules(case, step, ref)
         if missing is not None:
             return missing
-        return "filter.forward-policy-drop"
+        return "filter.docker-chains-bypassed" if hiding_rules(case, step) else "filter.forward-policy-drop"
     return "filter.rule-drop"
 
 
@@ -214,7 +235,8 @@ def _engine_rule_fault(case: Case, step: Step, ref: RuleRef) -> str | None:
         known = away is None or away[1] == "lo" or case.network_of_bridge(away[1]) is not None
         return code if known else None
     if code == "filter.unpublished-port-drop" and case.container_of(case.flow.src) is not None:
-        return "filter.network-isolation"
+        # An answer from outside comes there too, where it is not known for one.
+        return "filter.network-isolation" if step in case.steps(Direction.FORWARD) else code
     return code
 
 
@@ -279,6 +301,8 @@ def engine_rules(case: Case, step: Step, ref: RuleRef) -> str | None:
     ]
     filled = any(chain.rules for chain in chains if chain.base is None and not _only_returns(chain.rules))
     modern = "DOCKER-FORWARD" in table.chains
+    if not own and not chains and ref.family == "ip6" and not ip6tables_by_default(engine):
+        return None
     if not own:
         # Up to Docker 27 the accepts stand in FORWARD itself; later it holds two jumps alone.
         if modern and filled:
@@ -344,14 +368,29 @@ class FilterWords:
         self.commands = commands
 
 
-def ends_as_named(case: Case) -> dict[str, str]:
-    """Return what commands call the ends of the flow: both containers, and the network of the destination."""
+def ends_as_named(case: Case, step: Step) -> dict[str, str]:
+    """Return what commands call the ends of the flow: both containers, and the network of the destination.
+
+    Where the flow asks an address of the host, the destination is the container that the packet was translated to by
+    then, and `aside` says that it is not to be asked there. `ports` are the packet's, as -p takes them.
+    """
     source, target = case.container_of(case.flow.src), case.container_of(case.flow.dst)
     hanging = attachment(case, case.flow.dst)
+    network = hanging[5] if hanging is not None else None
+    aside = ""
+    if target is None and step in case.steps(Direction.FORWARD):
+        owner = case.world.owner_of_address(step.packet.dst)
+        if owner is not None:
+            target, network = owner[0], case.before.intent.network(owner[1].network_id)
+            aside = f" by its own name or address, not by {case.flow.dst.address}"
+    proto = "/udp" if case.flow.proto is Proto.UDP else ""
+    dport = step.packet.dport
     return {
         "source": source.name if source is not None else "<source container>",
         "destination": target.name if target is not None else "<destination container>",
-        "network": hanging[5].name if hanging is not None else "<network of the destination>",
+        "network": network.name if network is not None else "<network of the destination>",
+        "aside": aside,
+        "ports": f"{dport}:{dport}{proto}" if dport is not None else "<host port>:<container port>",
     }
 
 
@@ -362,7 +401,7 @@ def filter_hit(case: Case, blocker: Blocker, step: Step, ref: RuleRef, words: Fi
     """
     verb = "rejects" if step.hook is not None and step.hook.verdict is FilterVerdict.REJECT else "drops"
     facts = {"place": place_of(ref), "rule": ref.text, "verb": verb, "owner": ref.owner, "device": step.device or ""}
-    facts |= ends_as_named(case)
+    facts |= ends_as_named(case, step)
     mend = filter_mend(case, step, ref)
     if words.summary or words.commands:
         mend = Mend(
@@ -376,6 +415,13 @@ def filter_hit(case: Case, blocker: Blocker, step: Step, ref: RuleRef, words: Fi
     tables = ("filter", "nat") if code == "filter.docker-rules-missing" else ("filter",)
     if code in ENGINE_CODES and (absent := absent_rules(case, step.netns, ref.backend, ref.family, tables)):
         mend, meant = put_back(case, step.netns, ref.backend, ref.family, absent, enter=partial(enter, case))
+    elif code == "filter.docker-chains-bypassed" and (hiding := hiding_rules(case, step)):
+        mend = Mend(
+            summary="Delete the rule that leads the packet past the engine's own, or narrow it.",
+            commands=tuple(delete_command(case, step.netns, each) for each in hiding),
+            change=together(*(delete_rule(step.netns, each) for each in hiding)),
+        )
+        meant = tuple(each for rule in hiding for each in rule_evidence(case, step.netns, rule))
     return Hit(
         title=words.title.format(**facts),
         explanation=words.explanation.format(**facts),

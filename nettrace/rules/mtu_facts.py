@@ -55,6 +55,15 @@ def mtu_mend(case: Case, step: Step | None, mtu: int | None) -> Mend:
         if limited is not None:
             return limited
     own = attachment(case, case.flow.src)
+    if step is not None and own is not None and (step.netns, step.ifindex) == (own[0].id, own[1].ifindex):
+        return Mend(
+            summary=f"Send no more than {own[1].mtu} bytes, or make a network with a larger MTU for the container, if "
+            "every link beyond takes as much.",
+            commands=(
+                f"docker network create -o com.docker.network.driver.mtu={step.packet.length} "
+                f"{own[5].name}-{step.packet.length}",
+            ),
+        )
     size = mtu or (step.link.mtu if step is not None and step.link is not None else 1400)
     name = own[5].name if own is not None else "<network>"
     return Mend(

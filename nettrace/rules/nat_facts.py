@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from ipaddress import ip_network
 
+from msgspec.structs import replace
+
 from nettrace.correlate import Blocker
 from nettrace.model.base import IPNetwork, Model
 from nettrace.model.flow import Packet
@@ -53,7 +55,7 @@ def leaving(case: Case) -> Leaving | None:
         return None
     steps = case.steps(Direction.FORWARD)
     out = next((step for step in steps if step.kind is StepKind.LEAVE), None)
-    first = next((step.packet for step in steps if not step.packet.src.is_unspecified), None)
+    first = _as_sent(steps)
     if out is None or first is None or out.device is None:
         return None
     if not any(step.kind is StepKind.ROUTE and step.netns == out.netns for step in steps):
@@ -61,7 +63,10 @@ def leaving(case: Case) -> Leaving | None:
         return None
     view = case.world.views[out.netns]
     packet = _seen_leaving(case, out.packet, f"{view.name}/{out.device}")
-    if routing.is_local(view, packet.src) or out.netns == case.flow.src.netns:
+    # A loopback address is the host's own, and nobody beyond can answer to it.
+    if routing.is_local(view, packet.src) and not packet.src.is_loopback:
+        return None
+    if out.netns == case.flow.src.netns:
         return None
     own = attachment(case, case.flow.src)
     routed = _routed_child(case)
@@ -84,6 +89,17 @@ def leaving(case: Case) -> Leaving | None:
         subnet=subnet,
         blocker=blocker,
     )
+
+
+def _as_sent(steps: tuple[Step, ...]) -> Packet | None:
+    """Return the packet with its first source, which a rule in its own namespace may have changed at once."""
+    first = next((step for step in steps if not step.packet.src.is_unspecified), None)
+    if first is None:
+        return None
+    for nat in first.hook.nats if first.hook is not None else ():
+        if nat.new_src == first.packet.src and nat.old_src is not None:
+            return replace(first.packet, src=nat.old_src)
+    return first.packet
 
 
 def _masquerades(network: Network | None, mode: str | None) -> bool:
@@ -172,16 +188,17 @@ def neighbourly(case: Case, out: Leaving) -> bool:
     return out.packet.family == 6 and any(out.packet.src in each.address.network for each in held.get(index, ()))
 
 
-def shadowing(case: Case, out: Leaving) -> RuleRef | None:
-    """Return the rule that decided the packet's source translation before the right one."""
+def shadowing(case: Case, out: Leaving) -> tuple[int, RuleRef] | None:
+    """Return the rule that decided the packet's source translation before the right one, and its namespace."""
     for step in case.steps(Direction.FORWARD):
-        if step.hook is None or step.hook.hook is not Hook.POSTROUTING or step.netns != out.netns:
+        if step.hook is None or step.hook.hook is not Hook.POSTROUTING:
             continue
         for nat in step.hook.nats:
-            return nat.rule
-        for entry in reversed(step.hook.trail):
+            if step.netns == out.netns or nat.new_src is not None:
+                return step.netns, nat.rule
+        for entry in reversed(step.hook.trail if step.netns == out.netns else ()):
             if entry.event == "match" and entry.rule.table != "mangle" and entry.rule.index is not None:
-                return entry.rule
+                return step.netns, entry.rule
     return None
 
 

@@ -87,7 +87,7 @@ def wanted(case: Case) -> Wanted | None:
     address, family = case.flow.dst.address, case.flow.family
     other: Wanted | None = None
     for container in case.before.intent.containers:
-        if container.status != "running":
+        if container.status not in ("running", "paused"):
             continue
         for port in container.ports:
             if (port.proto, port.host_port) != (case.flow.proto.value, case.flow.dport):
@@ -112,6 +112,22 @@ def wanted(case: Case) -> Wanted | None:
     return other
 
 
+def absent_publisher(case: Case) -> tuple[Container, PublishedPort] | None:
+    """Return the container that does not run and would publish the port that the question asks the host for."""
+    address = case.flow.dst.address
+    if wanted(case) is not None or published_service(case) is not None:
+        return None
+    for container in case.before.intent.containers:
+        if container.status in ("running", "paused"):
+            continue
+        for port in container.ports:
+            same = (port.proto, port.host_port) == (case.flow.proto.value, case.flow.dport)
+            # Of a container that has not been started yet, 0.0.0.0 stands for both families.
+            if same and (port.host_ip.is_unspecified or port.host_ip == address):
+                return container, port
+    return None
+
+
 def published_service(case: Case) -> tuple[Service, PublishedPort] | None:
     """Return the swarm's service, and its port, that the question asks the host for."""
     for service in case.before.intent.services or ():
@@ -130,7 +146,7 @@ def _target(case: Case, container: Container, family: int) -> tuple[IPAddress, s
 
 
 def dnat_rules(host: View, want: Wanted) -> tuple[list[RuleRef], list[RuleRef]]:
-    """Return the DNAT rules for a published port that lead to its container, and those that lead elsewhere.
+    """Return the DNAT rules for a published port that lead to its container's port, and those that lead elsewhere.
 
     Read from the rules' text: the port may stand as --dport (iptables), or as "dport" (nft).
     """
@@ -139,7 +155,6 @@ def dnat_rules(host: View, want: Wanted) -> tuple[list[RuleRef], list[RuleRef]]:
     family = "ip" if want.target.version == 4 else "ip6"
     port = re.compile(rf"dport {want.port.host_port}(?!\d)")
     proto = re.compile(rf"\b{want.port.proto}\b")
-    leads = re.compile(rf"(?<![\d.:a-f]){re.escape(str(want.target))}(?![\d.a-f])")
     for table in host.ruleset.tables:
         if table.family not in (family, "inet"):
             continue
@@ -149,10 +164,23 @@ def dnat_rules(host: View, want: Wanted) -> tuple[list[RuleRef], list[RuleRef]]:
                 if not any(isinstance(each, Nat) and each.kind == "dnat" for each in rule.exprs):
                     continue
                 if port.search(text) and proto.search(text):
-                    (right if leads.search(text.split("DNAT" if "DNAT" in text else "dnat")[-1]) else wrong).append(
-                        rule.ref
-                    )
+                    to = text.split("DNAT" if "DNAT" in text else "dnat")[-1]
+                    (right if _leads(to, want) else wrong).append(rule.ref)
     return right, wrong
+
+
+def _leads(to: str, want: Wanted) -> bool:
+    """Tell whether the target that a DNAT rule names is the container's port; of a range, whether it is its address.
+
+    A target without a port leaves the port as it came.
+    """
+    address = re.escape(str(want.target))
+    if want.target.version == 6:
+        address = rf"(?:\[{address}\]|{address}(?![:\da-f]))"
+    found = re.search(rf"(?<![\d.:a-f]){address}(?![\d.a-f])(?::(\d+)(-\d+)?)?", to)
+    if found is None or found[2] is not None:
+        return found is not None
+    return int(found[1] or want.port.host_port) == want.port.container_port
 
 
 def taken_for_host(case: Case, host: View) -> list[Blocker]:
@@ -276,7 +304,10 @@ def last_nat_step(case: Case, ask: Asked) -> Step | None:
 
 
 def after_nat(case: Case, ask: Asked) -> list[Blocker]:
-    """Return the stops that the packet meets once its destination was translated, and those of its answer."""
+    """Return the stops that the packet meets once its destination was translated, and those of its answer.
+
+    Of those behind the host, what comes to a port that nobody has opened is one: a wrong translation leads there.
+    """
     nat = last_nat_step(case, ask)
     if nat is None:
         return []
@@ -285,7 +316,8 @@ def after_nat(case: Case, ask: Asked) -> list[Blocker]:
     found = []
     for each in case.blockers:
         behind = each.direction is Direction.REPLY or order.get(id(each.step), start + 1) > start
-        if behind and (each.step is None or each.step.netns == ask.host.id):
+        here = each.step is None or each.step.netns == ask.host.id or each.step.reason is Reason.NOT_LISTENING
+        if behind and here:
             found.append(each)
     return found
 
@@ -319,6 +351,7 @@ __all__ = [
     "PODMAN_CHAIN",
     "Asked",
     "Wanted",
+    "absent_publisher",
     "add_rule_mend",
     "after_nat",
     "answered_by_proxy",

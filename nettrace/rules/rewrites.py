@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from nettrace.correlate import Blocker
 from nettrace.model.base import Model
-from nettrace.model.netfilter import RuleRef
+from nettrace.model.netfilter import Hook, RuleRef
 from nettrace.model.path import Direction, LegEnd, Outcome, Segment, Step, StepKind, Trace
 from nettrace.predict import predict
 from nettrace.rules.base import Mend
@@ -42,10 +42,18 @@ def rewrites(case: Case, blocker: Blocker, effects: tuple[str, ...]) -> Iterator
         for entry in step.hook.trail if step.hook is not None else ():
             if entry.event != "match" or entry.rule.index is None or entry.rule in told:
                 continue
-            parts = [part for part in entry.effect.split(", ") if part.startswith(effects)]
+            parts = [part for part in entry.effect.split(", ") if _is_one(part, effects, step)]
             if parts:
                 told.append(entry.rule)
                 yield Rewrite(step=step, rule=entry.rule, effect=parts[0])
+
+
+def _is_one(effect: str, effects: tuple[str, ...], step: Step) -> bool:
+    """Tell whether an effect is one of these; NETMAP maps the destination on the way in, the source on the way out."""
+    if not effect.startswith(effects):
+        return False
+    incoming = step.hook is not None and step.hook.hook in (Hook.PREROUTING, Hook.OUTPUT)
+    return not effect.startswith("netmap") or incoming == (effects == DESTINATION)
 
 
 def _steps_before(case: Case, blocker: Blocker) -> Iterator[Step]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from nettrace.correlate import Blocker
+from nettrace.model.intent import Network
 from nettrace.model.path import Direction, LegEnd, Reason, Segment, Step, StepKind
 from nettrace.model.snapshot import NextHop, PolicyRule
 from nettrace.model.text import route_text
@@ -24,6 +25,11 @@ LOOKUP_STOPS = (
     Reason.ROUTE_UNREACHABLE,
     Reason.ROUTE_PROHIBIT,
 )
+
+
+def isolated(network: Network, family: int) -> bool:
+    """Tell whether a network's host takes no part in it (Docker's gateway mode "isolated", since 28)."""
+    return (network.gateway_mode_ipv4 if family == 4 else network.gateway_mode_ipv6) == "isolated"
 
 
 def own_rule(rule: PolicyRule | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 
 from nettrace.collect.engines import Candidate, find_engines
 from nettrace.collect.engines.docker import (
+    DockerEngine,
     docker_endpoint,
     merge_inspected,
     parse_container,
@@ -27,7 +29,7 @@ from nettrace.collect.engines.docker import (
 from nettrace.collect.held import mark_held
 from nettrace.collect.intents import Intents
 from nettrace.collect.places import Places
-from nettrace.collect.resolve import parse_endpoint
+from nettrace.collect.resolve import one_hosts, parse_endpoint
 from nettrace.errors import EngineError, UsageError
 from nettrace.model.base import Present
 from nettrace.model.intent import Container, Endpoint, Intent
@@ -412,3 +414,61 @@ def test_contexts(home: Path) -> None:
         docker_endpoint({"DOCKER_CONTEXT": "near"})
     with current() as host, pytest.raises(EngineError, match="another machine"):
         Candidate("docker", "tcp://192.0.2.1:2376", explicit=True).open(host)
+
+
+def test_ports_of_containers_that_do_not_run_are_those_they_were_made_with() -> None:
+    bindings = {
+        "80/tcp": [{"HostIp": "", "HostPort": "8080"}],
+        "81/tcp": [{"HostIp": "", "HostPort": ""}],
+        "82/tcp": [],
+    }
+    data: dict[str, Any] = {
+        "Name": "/web",
+        "State": {"Status": "exited", "Pid": 0},
+        "NetworkSettings": {"Ports": {}, "Networks": {}},
+        "HostConfig": {"NetworkMode": "bridge", "PortBindings": bindings},
+    }
+    whole = merge_inspected(Container(id="a", name="web", engine="docker"), data, None)
+    assert [(port.container_port, port.host_port) for port in whole.ports] == [(80, 8080)]
+    data["HostConfig"]["NetworkMode"] = "host"
+    assert merge_inspected(whole, data, None).ports == ()
+
+
+def test_a_port_of_a_routed_network_has_no_port_of_the_host() -> None:
+    rows = [{"HostIp": "0.0.0.0", "HostPort": ""}, {"HostIp": "::", "HostPort": ""}]
+    data: dict[str, Any] = {
+        "State": {"Status": "running", "Pid": 7},
+        "NetworkSettings": {"Ports": {"80/tcp": rows, "81/tcp": None}, "Networks": {}},
+        "HostConfig": {"NetworkMode": "routed"},
+    }
+    whole = merge_inspected(Container(id="a", name="r1", engine="docker"), data, 4)
+    assert [(port.container_port, port.host_port, port.host_ip.version) for port in whole.ports] == [
+        (80, 0, 4),
+        (80, 0, 6),
+    ]
+
+
+def test_a_network_that_is_isolated_from_its_host_has_no_gateway() -> None:
+    row = {"Id": "n" * 64, "Name": "iso", "Driver": "bridge", "IPAM": {"Config": [{"Subnet": "172.22.0.0/16"}]}}
+    option = "com.docker.network.bridge.gateway_mode_ipv4"
+    isolated = parse_network({**row, "Internal": True, "Options": {option: "isolated"}}, "docker")
+    open_ = parse_network({**row, "Options": {}}, "docker")
+    gateways = [each.subnets[0].gateway for each in with_gateways((isolated, open_), ())]
+    assert gateways == [None, ip_address("172.22.0.1")]
+
+
+def test_an_engine_that_answers_nothing_is_given_up_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nettrace.collect.engines.docker.FIRST_TIMEOUT_S", 0.2)
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+        silent.bind(str(path))
+        silent.listen(8)
+        with pytest.raises(EngineError, match=r"has not answered one for .* or give the container as pid:PID"):
+            DockerEngine("docker", f"unix://{path}", host=current())
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"])
+def test_an_address_that_is_no_one_hosts(address: str) -> None:
+    with pytest.raises(UsageError, match="address"):
+        one_hosts(ip_address(address))
+    assert one_hosts(ip_address("8.8.8.8")) == ip_address("8.8.8.8")

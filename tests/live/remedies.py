@@ -42,6 +42,7 @@ WITHOUT_ENGINE = {"docker-chain-jump-deleted", "forward-flushed", "ruleset-flush
 BEYOND_THE_MODEL = {
     "source-stopped",
     "destination-stopped",
+    "publisher-stopped",
     "veth-deleted",
     "snat-port-exhausted",
 }

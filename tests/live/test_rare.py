@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -250,6 +253,43 @@ def test_a_third_container_with_the_destinations_mac(docker_lab: Lab, askers: di
         run(docker_lab, f"bridge fdb del {mac} dev {veth} master 2>/dev/null; true")
     docker_lab.docker("rm", "-f", "third")
     assert told(ask(askers, docker_lab, "app", "web", "--proto", "tcp", "--port", "80")) == (0, None, None, None)
+
+
+def test_a_container_that_ends_whenever_it_is_started(docker_lab: Lab, askers: dict[str, Asker]) -> None:
+    """Whether it is met alive or not, its being started again and again is what is told, and where to read why."""
+    start = ["docker", "run", "-d", "--name", "looper", "--restart", "always", "-p", "8199:80"]
+    docker_lab.check([*start, "busybox", "sh", "-c", "sleep 0.1; exit 1"])
+    outside, uplink = f"netns:{docker_lab.inet}", docker_lab.facts["uplink"].ip
+    try:
+        # It takes a while until the engine waits longer than the container lives.
+        for question in (
+            (outside, uplink, "--proto", "tcp", "--port", "8199"),
+            ("app", "looper"),
+            ("looper", "8.8.8.8"),
+        ):
+            said = next(
+                said
+                for said in (ask(askers, docker_lab, *question) for _ in range(8))
+                if said.out and codes(said)[:1] == ["engine.container-not-running"]
+            )
+            assert said.code == 1
+            assert said.verdict["findings"][0]["remedy"]["commands"] == ["docker logs --tail 20 looper"]
+    finally:
+        docker_lab.docker("rm", "-f", "looper")
+
+
+def test_an_engine_that_hangs_is_done_without_where_it_can_be(docker_lab: Lab, askers: dict[str, Asker]) -> None:
+    """It takes calls and answers none; that it hangs is told as a gap, after seconds and not minutes."""
+    dockerd = next(each.pid for each in docker_lab.state.processes if each.role == "dockerd")
+    os.kill(dockerd, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        said = ask(askers, docker_lab, "host", "8.8.8.8")
+        assert said.code == 0
+        assert any("has not answered" in each["reason"] for each in said.verdict["gaps"])
+        assert time.monotonic() - begun < 8
+    finally:
+        os.kill(dockerd, signal.SIGCONT)
 
 
 def test_a_question_that_finds_nothing_prints_an_empty_list(plain_lab: Lab) -> None:

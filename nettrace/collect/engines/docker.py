@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 TIMEOUT_S = 10
+#: What the first call asks for, the engine holds in memory: one that hangs is told from one at work.
+FIRST_TIMEOUT_S = 4
 #: Any version will do for the call that asks for the version.
 ANY_VERSION = "1.44"
 DEFAULT_FOLDERS = ("/run/docker/netns", "/var/run/docker/netns")
@@ -99,7 +101,7 @@ class DockerEngine:
             return
         path = parts.netloc + parts.path
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            peer.settimeout(TIMEOUT_S)
+            peer.settimeout(FIRST_TIMEOUT_S)
             try:
                 peer.connect(path)
             except (FileNotFoundError, NotADirectoryError) as error:
@@ -109,7 +111,12 @@ class DockerEngine:
             except PermissionError as error:
                 raise EngineError(f"not allowed to use the {self.name} socket {path}: run nettrace as root") from error
             except ConnectionRefusedError as error:
-                raise EngineError(f"nobody answers at the {self.name} socket {path}: start the engine") from error
+                raise EngineError(
+                    f"nobody answers at the {self.name} socket {path}: start the engine, or give the container as "
+                    "pid:PID or netns:PATH"
+                ) from error
+            except TimeoutError as error:
+                raise EngineError(self._hangs()) from error
             except OSError as error:
                 raise EngineError(f"the {self.name} socket {path} cannot be used: {error.strerror}") from error
             pid, self._uid, _ = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -128,11 +135,17 @@ class DockerEngine:
                 if not explicit:
                     raise EngineError(self.warning)
 
+    def _hangs(self) -> str:
+        return (
+            f"the {self.name} engine at {self.endpoint} takes calls, and has not answered one for {FIRST_TIMEOUT_S} "
+            "seconds: restart it, or give the container as pid:PID or netns:PATH"
+        )
+
     def _connect(self) -> Any:
         from docker import APIClient
         from docker.errors import DockerException
         from docker.tls import TLSConfig
-        from requests.exceptions import RequestException
+        from requests.exceptions import RequestException, Timeout
 
         tls: Any = False
         if os.environ.get("DOCKER_TLS_VERIFY") and self.endpoint.startswith("tcp://"):
@@ -146,21 +159,28 @@ class DockerEngine:
         options: dict[str, Any] = {"base_url": self.endpoint, "timeout": TIMEOUT_S, "tls": tls}
         try:
             # The SDK's own negotiation asks for the version as well, and throws the answer away; it is a slow call.
-            with contextlib.closing(APIClient(version=ANY_VERSION, **options)) as first:
+            with contextlib.closing(APIClient(version=ANY_VERSION, **options | {"timeout": FIRST_TIMEOUT_S})) as first:
                 self._version: Mapping[str, Any] = first.version(api_version=False)
             return APIClient(version=str(self._version["ApiVersion"]), **options)
+        except Timeout as error:
+            raise EngineError(self._hangs()) from error
         except (DockerException, RequestException, KeyError, TypeError) as error:
             raise EngineError(f"the {self.name} engine at {self.endpoint} does not answer: {error}") from error
 
     def _call(self, what: str, *arguments: Any, **options: Any) -> Any:
         """Make one call through the SDK; raises EngineError, NotFound for 404."""
         from docker import errors
-        from requests.exceptions import RequestException
+        from requests.exceptions import RequestException, Timeout
 
         try:
             return getattr(self._client, what)(*arguments, **options)
         except errors.NotFound as error:
             raise NotFound(f"the {self.name} engine at {self.endpoint} knows no {arguments[0]}") from error
+        except Timeout as error:
+            raise EngineError(
+                f"the {self.name} engine at {self.endpoint} has not answered for {TIMEOUT_S} seconds ({what}): "
+                "restart it, or give the container as pid:PID or netns:PATH"
+            ) from error
         except (errors.DockerException, RequestException) as error:
             raise EngineError(f"the {self.name} engine at {self.endpoint} refuses ({what}): {error}") from error
 
@@ -423,6 +443,9 @@ def with_gateways(networks: Sequence[Network], containers: Sequence[Container]) 
 def _first(network: Network, pool: Subnet) -> IPAddress | None:
     if network.driver != "bridge" or pool.subnet.num_addresses < 4:
         return None
+    mode = network.gateway_mode_ipv4 if pool.subnet.version == 4 else network.gateway_mode_ipv6
+    if mode == "isolated":
+        return None  # the host takes no part in it: the first address is a container's
     return pool.subnet.network_address + 1
 
 
@@ -509,7 +532,7 @@ def merge_inspected(container: Container, data: Mapping[str, Any], inode: int | 
         mode=mode,
         joined=_joined(mode),
         endpoints=_endpoints(data),
-        ports=_bindings((data.get("NetworkSettings") or {}).get("Ports") or {}),
+        ports=_published(data),
         dns=tuple(str(each) for each in (data.get("HostConfig") or {}).get("Dns") or ()),
     )
 
@@ -537,7 +560,10 @@ def _endpoint(name: str, row: Mapping[str, Any]) -> Endpoint:
 
 
 def _bindings(ports: Mapping[str, Any]) -> tuple[PublishedPort, ...]:
-    """Turn NetworkSettings.Ports, {"80/tcp": [{HostIp, HostPort}] or null}, into published ports."""
+    """Turn NetworkSettings.Ports, {"80/tcp": [{HostIp, HostPort}] or null}, into published ports.
+
+    In a network in routed mode a port has no host's port: there the engine writes "", or 0.
+    """
     found = []
     for inside, bindings in ports.items():
         number, _, proto = inside.partition("/")
@@ -546,12 +572,23 @@ def _bindings(ports: Mapping[str, Any]) -> tuple[PublishedPort, ...]:
                 proto=proto or "tcp",
                 container_port=int(number),
                 host_ip=ip_address(row.get("HostIp") or "0.0.0.0"),
-                host_port=int(row["HostPort"]),
+                host_port=int(row["HostPort"] or 0),
             )
             for row in bindings or ()
-            if row.get("HostPort")
+            if str(row.get("HostPort") or "0").isdigit()
         ]
     return tuple(found)
+
+
+def _published(data: Mapping[str, Any]) -> tuple[PublishedPort, ...]:
+    """Return what is published; of a container without a process, what it was made to publish.
+
+    A host's port that the engine is to choose, or a range of them, is not known before the start.
+    """
+    wanted = data.get("HostConfig") or {}
+    if (data.get("State") or {}).get("Pid") or wanted.get("NetworkMode") == "host":
+        return _bindings((data.get("NetworkSettings") or {}).get("Ports") or {})
+    return tuple(each for each in _bindings(wanted.get("PortBindings") or {}) if each.host_port)
 
 
 def _joined(mode: str) -> str | None:

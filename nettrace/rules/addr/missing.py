@@ -31,7 +31,7 @@ from nettrace.rules.change import (
     set_link,
     together,
 )
-from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence
+from nettrace.rules.faults import attachment, blockers, errno_or_wire, intent_evidence, passed_by
 from nettrace.rules.nat_facts import leaving
 from nettrace.rules.wording import enter, names
 
@@ -44,15 +44,21 @@ REASONS = (
     Reason.RP_FILTER,
     Reason.FORWARDING_OFF,
     Reason.NOT_ENCAPSULATED,
+    Reason.FILTERED,
 )
 
 
 def check(case: Case) -> Result:
     """Fire when an end of a stopped flow lacks the address of its endpoint."""
     hits = []
-    for blocker in (*(each for each, _step in blockers(case, *REASONS)), *_untranslated(case)):
+    stops = [*blockers(case, *REASONS), *((each, None) for each in _untranslated(case))]
+    for blocker, step in stops:
         for end, segment in ((case.flow.src, Segment.SOURCE), (case.flow.dst, Segment.DESTINATION)):
-            own = _by_mac(case, end)
+            filtered = step is not None and step.reason is Reason.FILTERED
+            if step is not None and filtered:
+                own = passed_by(case, step) if end is case.flow.src else None
+            else:
+                own = _by_mac(case, end)
             if own is None:
                 continue
             view, link, endpoint, network = own
@@ -71,7 +77,8 @@ def check(case: Case) -> Result:
             commands += [f"{prefix}ip addr add {held} {'broadcast + ' if held.version == 4 else ''}dev {link.name}"]
             changes: list[Change] = [set_link(view.id, link.ifindex, mtu=1500)] if narrow else []
             changes += [add_address(view.id, Address(ifindex=link.ifindex, address=held))]
-            if gateway is not None:
+            routed = gateway is not None and not filtered
+            if gateway is not None and routed:
                 # One that another address brought about would be in the way of adding it.
                 there = [
                     each
@@ -93,7 +100,8 @@ def check(case: Case) -> Result:
                         *errno_or_wire(case, blocker),
                     ),
                     mend=Mend(
-                        summary="Put the address and the default route back, or disconnect and connect the container.",
+                        summary=f"Put the address{' and the default route' if routed else ''} back, or "
+                        "disconnect and connect the container.",
                         commands=tuple(commands),
                         change=together(*changes),
                     ),

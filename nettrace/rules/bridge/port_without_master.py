@@ -1,7 +1,8 @@
 """A host veth that should be a bridge port has no master, or the wrong one; or an interface in use was made a port.
 
 What it reports: the engine attached the container to a bridge, but its host veth is a port of none, or of another, or
-    that bridge is gone. The other way round, an interface with addresses of its own is a port of some bridge.
+    that bridge is gone or goes by another name. The other way round, an interface with addresses of its own is a port
+    of some bridge.
 Why traffic stops: frames reach the host's stack on the veth itself; the bridge never sees them, and answers for the
     container go to the bridge. What comes in by a port is the bridge's: answers to requests that the interface itself
     sent are not heard any more, and the packets seem to come by another interface.
@@ -18,14 +19,17 @@ from __future__ import annotations
 from ipaddress import ip_interface
 
 from nettrace.correlate import Blocker
+from nettrace.model.flow import EndpointKind, FlowEnd
 from nettrace.model.intent import Network
-from nettrace.model.path import Direction, Reason, Segment
+from nettrace.model.path import Direction, Outcome, Reason, Segment
 from nettrace.model.snapshot import Address, BridgePort, Link
+from nettrace.predict import predict
 from nettrace.predict.segment import Places
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import (
+    Change,
     add_address,
     add_bridge,
     forget_neighbours,
@@ -80,7 +84,73 @@ def check(case: Case) -> Result:
                 netns=host.id,
             )
         )
-    return fired(*hits, *_gone(case), *_in_use(case), *_in_an_overlay(case))
+    return fired(*hits, *_renamed(case), *_gone(case), *_in_use(case), *_in_an_overlay(case))
+
+
+def _renamed(case: Case) -> list[Hit]:
+    """Return the finding of an engine's bridge that goes by another name: by the model, its own takes the stop away."""
+    blocker = next(iter(case.blockers), None)
+    if blocker is None or blocker.step is None:
+        return []
+    ends = [case.flow.src, case.flow.dst]
+    owner = case.world.owner_of_address(blocker.step.packet.dst)
+    if owner is not None:  # what a published port was translated to
+        whose = owner[0]
+        ends.append(FlowEnd(kind=EndpointKind.CONTAINER, name=whose.name, id=whose.id, netns=whose.netns))
+    for end in ends:
+        own = attachment(case, end)
+        host, veth = (own[2], own[3]) if own is not None else (None, None)
+        if own is None or host is None or veth is None:
+            continue
+        network, master = own[5], host.links.get(veth.master or 0)
+        name = network.bridge or ""
+        if not name or name in host.by_name or master is None or case.network_of_bridge(master.name) is not None:
+            continue
+        change = set_link(host.id, master.ifindex, name=name)
+        if not _mends(case, blocker, change):
+            continue
+        return [
+            Hit(
+                title=f"the bridge of network {network.name} is called {master.name}, and not {name}",
+                explanation=f"The engine's rules are written for {name}. What comes by {master.name}, which "
+                f"{veth.name} is a port of, none of them knows.",
+                at=f"{host.name}/{master.name}",
+                evidence=(
+                    intent_evidence(f"{end.name} is in network {network.name}, bridge {name}", network.engine),
+                    link_evidence(host, veth),
+                    *wire_evidence(case, blocker),
+                ),
+                mend=Mend(
+                    summary="Give the bridge its name back.",
+                    commands=(
+                        f"ip link set {master.name} down",
+                        f"ip link set {master.name} name {name}",
+                        f"ip link set {name} up",
+                    ),
+                    change=change,
+                ),
+                basis=blocker.basis,
+                blocker=blocker,
+                segment=Segment.BRIDGE,
+                device=veth.name,
+                netns=host.id,
+            )
+        ]
+    return []
+
+
+def _mends(case: Case, blocker: Blocker, change: Change) -> bool:
+    """Tell whether a change takes the first stop away, by predicting again."""
+    if blocker.step is None:
+        return False
+    trace = predict(change(case.before), case.flow)
+    place = (blocker.step.reason, blocker.step.netns, blocker.step.kind)
+    return not any(
+        (step.reason, step.netns, step.kind) == place and step.outcome is Outcome.DROP
+        for leg in (trace.forward, trace.reply)
+        if leg is not None
+        for step in leg.steps
+    )
 
 
 def _gone(case: Case) -> list[Hit]:

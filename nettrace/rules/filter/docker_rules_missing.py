@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from functools import partial
 
+from nettrace.layout import ip6tables_by_default
 from nettrace.model.verdict import Evidence
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -49,11 +50,13 @@ def _nothing_left(case: Case) -> Hit | None:
     engine = case.engine
     if out is None or out.translated or not out.meant or engine is None or engine.iptables is False:
         return None
+    if out.packet.family == 6 and not ip6tables_by_default(engine):
+        return None  # it writes none, unless asked to
     families = ("ip" if out.packet.family == 4 else "ip6", "inet")
     tables = [table for table in case.world.views[out.netns].ruleset.tables if table.family in families]
     if out.network is None or any(ENGINE_CHAIN.match(name) for table in tables for name in table.chains):
         return None
-    family = "ip" if out.original.family == 4 else "ip6"
+    family, option = ("ip", "iptables") if out.original.family == 4 else ("ip6", "ip6tables")
     absent = absent_rules(case, out.netns, nat_backend(case, out), family, ("filter", "nat"))
     mend = Mend(summary=WORDS.summary, commands=WORDS.commands)
     meant: tuple[Evidence, ...] = ()
@@ -63,8 +66,8 @@ def _nothing_left(case: Case) -> Hit | None:
         case,
         out,
         title="the engine's own rules are gone, address translation among them",
-        explanation=f"No table holds a rule of the engine any more, so the packet leaves {out.device} as "
-        f"{out.packet.src}, which nobody can answer.",
+        explanation=f"No table holds a rule of the engine, so the packet leaves {out.device} as {out.packet.src}, "
+        f"which nobody can answer. Something flushed them, or the engine runs with --{option}=false.",
         summary=WORDS.summary,
         mend=mend,
         evidence=meant,

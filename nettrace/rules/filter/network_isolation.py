@@ -21,7 +21,7 @@ WORDS = FilterWords(
     explanation=(
         "The two ends are in different networks, and the engine drops what goes from one to the other at {place}."
     ),
-    summary="Connect one container to the network of the other; it then reaches all that is in it.",
+    summary="Connect one container to the network of the other; it then reaches all that is in it{aside}.",
     commands=("docker network connect {network} {source}",),
 )
 

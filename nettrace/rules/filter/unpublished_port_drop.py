@@ -17,10 +17,10 @@ from nettrace.rules.case import Case
 from nettrace.rules.faults import FilterWords, filter_hits
 
 WORDS = FilterWords(
-    title="this port is not published, so the engine drops it",
+    title="the engine drops what comes from outside and is not for a published port",
     explanation="The engine accepts from outside only ports that are published, and drops the rest at {place}.",
     summary="Publish the port when the container is created.",
-    commands=("docker run -p <host port>:<container port> …",),
+    commands=("docker run -p {ports} …",),
 )
 
 

@@ -20,7 +20,7 @@ from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import Change, add_route, bring_up, default_route, together
-from nettrace.rules.faults import attachment, blockers, errno_or_wire, view_of
+from nettrace.rules.faults import attachment, blockers, errno_or_wire, passed_by, view_of
 from nettrace.rules.wording import enter, link_evidence
 
 EFFECTS = (
@@ -32,6 +32,7 @@ EFFECTS = (
     Reason.PEER_DOWN,
     Reason.PORT_BLOCKED,
     Reason.NOT_ENCAPSULATED,
+    Reason.FILTERED,
 )
 
 
@@ -69,6 +70,9 @@ def _down(case: Case, step: Step) -> tuple[View, Link] | None:
             if other is not None and not other[1].up:
                 return other
         return None
+    if step.reason is Reason.FILTERED:
+        past = passed_by(case, step)
+        return past[:2] if past is not None and not past[1].up else None
     if step.reason is Reason.NOT_ENCAPSULATED:
         return _past_the_overlay(case, step)
     if step.reason is Reason.NEIGHBOUR_FAILED:

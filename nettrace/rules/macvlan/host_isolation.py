@@ -12,7 +12,7 @@ Seen in the field: everybody reaches the container but its own host, by design o
 
 from __future__ import annotations
 
-from nettrace.model.path import Reason
+from nettrace.model.path import Reason, Step
 from nettrace.model.snapshot import Link
 from nettrace.predict.children import children_of
 from nettrace.predict.world import View
@@ -43,13 +43,27 @@ def check(case: Case) -> Result:
                         f"Give the host a {kind} interface of its own on the same parent, with a route to the "
                         "container."
                     ),
-                    commands=(f"ip link add shim0 link {parent.name} type {kind} mode {MODE[kind]}",),
+                    commands=_shim(view, parent, kind, step),
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
             )
         )
     return fired(*hits)
+
+
+def _shim(view: View, parent: Link, kind: str, step: Step) -> tuple[str, ...]:
+    """Return how the host gets an interface beside the child's, and sends to the child by it."""
+    made = f"ip link add shim0 link {parent.name} type {kind} mode {MODE[kind]}"
+    if kind != "macvlan":
+        return (made,)
+    away = [each for each in (step.packet.src, step.packet.dst) if each not in view.owned]
+    family = "-6 " if step.packet.family == 6 else ""
+    return (
+        made,
+        "ip link set shim0 up",
+        *(f"ip {family}route add {each}/{each.max_prefixlen} dev shim0" for each in away[:1]),
+    )
 
 
 def _kind(case: Case, view: View, parent: Link) -> str:

@@ -21,6 +21,8 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import append_rule, delete_rule, together
 from nettrace.rules.publish_facts import (
+    Asked,
+    Wanted,
     after_nat,
     asked,
     dnat_rule,
@@ -53,15 +55,15 @@ def check(case: Case) -> Result:
     else:
         commands.append(restart_command(want))
     port = f"{want.port.host_port}/{want.port.proto}"
+    to = f"{ask.nat.new_dst}:{ask.nat.new_dport}" if ask.nat.new_dport is not None else str(ask.nat.new_dst)
     hits = [
         publish_hit(
             case,
             ask,
             blocker,
-            title=f"the DNAT of the published port {port} leads to {ask.nat.new_dst}, which is not "
-            f"{want.container.name}",
-            explanation=f"{want.container.name} is at {want.target}, but the rule for its published port {port} "
-            f"still translates to {ask.nat.new_dst}.",
+            title=f"the DNAT of the published port {port} leads to {to}, which is not {_meant(want, ask)}",
+            explanation=f"{want.container.name} takes it at {want.target}:{want.port.container_port}, but the rule for "
+            f"its published port {port} still translates to {to}.",
             mend=Mend(
                 summary="Delete the old rule, and write the right one; restarting the container instead of the latter "
                 "works as well, and ends its connections.",
@@ -70,12 +72,21 @@ def check(case: Case) -> Result:
             ),
             want=want,
             evidence=rule_evidence(case, ask.host.id, stale),
-            segment=Segment.BRIDGE,
+            segment=Segment.BRIDGE if _on_host(blocker, ask) else blocker.segment,
             device=want.bridge,
         )
         for blocker in after_nat(case, ask)
     ]
     return fired(*hits)
+
+
+def _meant(want: Wanted, ask: Asked) -> str:
+    own = ask.nat is not None and ask.nat.new_dst == want.target
+    return f"the port of {want.container.name}" if own else want.container.name
+
+
+def _on_host(blocker: Blocker, ask: Asked) -> bool:
+    return blocker.step is None or blocker.step.netns == ask.host.id
 
 
 #: Ends that a packet comes to at a wrong destination, and would not come to at the right one.

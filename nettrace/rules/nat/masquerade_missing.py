@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from nettrace.layout import ip6tables_by_default
 from nettrace.model.path import Direction, LegEnd, Reason, Segment, StepKind
 from nettrace.model.text import address_text, route_text
 from nettrace.model.verdict import Evidence, EvidenceKind
@@ -128,8 +129,15 @@ def _hit(case: Case, out: Leaving) -> Hit:
         title=f"{out.packet.src} leaves by {out.device} untranslated: the MASQUERADE rule is missing",
         explanation=f"The packet leaves {out.device} with the container's private address {out.packet.src}; no rule "
         "translates it, so answers cannot find the way back.",
-        summary="Add the rule; restarting the engine writes it again.",
+        summary=_again(case, out),
     )
+
+
+def _again(case: Case, out: Leaving) -> str:
+    engine = case.engine
+    if out.packet.family == 6 and engine is not None and not ip6tables_by_default(engine):
+        return "Add the rule; the engine writes it itself only when it is started with --ip6tables."
+    return "Add the rule; restarting the engine writes it again."
 
 
 def _preferred(case: Case, out: Leaving) -> Hit | None:

@@ -14,12 +14,12 @@ Seen in the field: no public report of its own was read; a SNAT to an address th
 
 from __future__ import annotations
 
-from nettrace.model.path import Direction, Segment
+from nettrace.model.path import Direction, LegEnd, Segment
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import delete_rule
 from nettrace.rules.nat_facts import leaving, nat_hit, shadowing
-from nettrace.rules.rewrites import TRACKING, culprit, delete_mend
+from nettrace.rules.rewrites import SOURCE, TRACKING, culprit, delete_mend
 from nettrace.rules.wording import delete_command, place_of, rule_evidence, wire_evidence
 
 
@@ -30,10 +30,11 @@ def check(case: Case) -> Result:
         return fired(untracked)
     out = leaving(case)
     if out is None or not (out.covering or out.translated):
+        return fired(_astray(case))
+    found = shadowing(case, out)
+    if found is None:
         return fired()
-    earlier = shadowing(case, out)
-    if earlier is None:
-        return fired()
+    netns, earlier = found
     shown = f"with the wrong source {out.packet.src}" if out.translated else f"untranslated, as {out.packet.src}"
     hit: Hit = nat_hit(
         case,
@@ -44,12 +45,35 @@ def check(case: Case) -> Result:
         summary="Delete the earlier rule, or put it behind the translation.",
         mend=Mend(
             summary="Delete the earlier rule, or put it behind the translation.",
-            commands=(delete_command(case, out.netns, earlier),),
-            change=delete_rule(out.netns, earlier),
+            commands=(delete_command(case, netns, earlier),),
+            change=delete_rule(netns, earlier),
         ),
-        evidence=rule_evidence(case, out.netns, earlier),
+        evidence=rule_evidence(case, netns, earlier),
     )
     return fired(hit)
+
+
+def _astray(case: Case) -> Hit | None:
+    """Find the rule that gave a packet which arrived here a source that answers to it leave this host for."""
+    for blocker in case.blockers:
+        if blocker.direction is not Direction.REPLY or blocker.step is not None:
+            continue
+        found = culprit(case, blocker, SOURCE)
+        if found is None or case.trace.forward.end is not LegEnd.ARRIVED:
+            continue
+        source = case.steps(Direction.FORWARD)[-1].packet.src
+        where = case.world.views[found.step.netns].name
+        return Hit(
+            title=f"the packet comes with the wrong source {source}: {found.rule.text}",
+            explanation=f"{place_of(found.rule)} in {where} gives the packet the source {source}, "
+            "which is not the sender's, so the answer goes elsewhere.",
+            at=where,
+            evidence=(*rule_evidence(case, found.step.netns, found.rule), *wire_evidence(case, blocker)),
+            mend=delete_mend(case, found, "Delete the rule, or narrow it to traffic that leaves this host."),
+            basis=blocker.basis,
+            blocker=blocker,
+        )
+    return None
 
 
 def _untracked(case: Case) -> Hit | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from nettrace.rules.base import Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.nat_facts import leaving, nat_hit
+from nettrace.rules.nat_facts import Leaving, leaving, nat_hit
 
 
 def check(case: Case) -> Result:
@@ -28,12 +28,26 @@ def check(case: Case) -> Result:
             case,
             out,
             title=f"{name} does not masquerade, and no answer finds the way back to {out.packet.src}",
-            explanation=f"{name} was created without address translation, so the far side answers to "
-            f"{out.packet.src} itself and needs a route back to this host.",
+            explanation=f"{name} was created without address translation{_by_default(out)}, so the far side answers "
+            f"to {out.packet.src} itself and needs a route back to this host.",
             summary=summary,
-            mend=Mend(summary=summary, commands=(f"ip route add {out.subnet} via <this host>  # on the next router",)),
+            mend=Mend(summary=summary, commands=(_command(case, out),)),
         )
     )
+
+
+def _by_default(out: Leaving) -> str:
+    default = out.network is not None and (out.network.name, out.network.engine) == ("bridge", "docker")
+    return " (the engine runs with --ip-masq=false or --iptables=false)" if default else ""
+
+
+def _command(case: Case, out: Leaving) -> str:
+    view = case.world.views[out.netns]
+    held = view.addresses.get(view.by_name[out.device].ifindex, ()) if out.device in view.by_name else ()
+    own = [each.address.ip for each in held if each.address.version == out.packet.family]
+    via = next((str(each) for each in own if not each.is_link_local), "<this host>")
+    family = "-6 " if out.packet.family == 6 else ""
+    return f"ip {family}route add {out.subnet} via {via}  # on the next router"
 
 
 RULE = rule("nat.return-route-missing", check, rank=62, needs=("netfilter", "intent"))

@@ -27,10 +27,14 @@ def check(case: Case) -> Result:
         if socket is None:
             continue
         view = view_of(case, step)
+        # An IPv6 wildcard takes IPv4 too, unless the program says otherwise.
+        other = f"IPv{socket.family}" if socket.address.is_unspecified else str(socket.address)
+        every = "0.0.0.0" if step.packet.family == 4 else "::"
         hits.append(
             Hit(
-                title=f"the service in {view.name} listens on {socket.address} only",
-                explanation=f"Port {socket.port} in {view.name} is bound to {socket.address}, so packets to "
+                title=f"the service in {view.name} listens on {other} only",
+                explanation=f"Port {socket.port} in {view.name} is bound to {socket.address}"
+                f"{f' for {other} alone' if socket.address.is_unspecified else ''}, so packets to "
                 f"{step.packet.dst} are refused.",
                 at=view.name,
                 evidence=(
@@ -42,7 +46,9 @@ def check(case: Case) -> Result:
                     *wire_evidence(case, blocker),
                 ),
                 mend=Mend(
-                    summary="Let the service listen on 0.0.0.0 (or ::) instead.",
+                    summary="Let the service listen on 0.0.0.0 (or ::) instead."
+                    if not socket.address.is_unspecified
+                    else f"Let the service listen on {every} too.",
                     commands=(f"{enter(case, view.id)}ss -lntu",),
                 ),
                 basis=blocker.basis,

@@ -15,7 +15,7 @@ from nettrace.model.path import Reason
 from nettrace.rules.base import Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.faults import intent_evidence
-from nettrace.rules.publish_facts import asked, publish_hit, published_service, taken_for_host, wanted
+from nettrace.rules.publish_facts import absent_publisher, asked, publish_hit, published_service, taken_for_host, wanted
 
 
 def check(case: Case) -> Result:
@@ -30,17 +30,19 @@ def check(case: Case) -> Result:
         return fired()  # the query for a name: a server of the host's own is meant
     if published_service(case) is not None:
         return fired()  # nat.dnat-missing
+    if absent_publisher(case) is not None:
+        return fired()  # engine.container-not-running
     bridged = [each for each in case.before.intent.containers if each.status == "running" and each.endpoints]
     if not bridged:
         return fired()
     port = f"{case.flow.dport}/{case.flow.proto.value}"
-    published = sorted({f"{each.host_port}/{each.proto}" for one in bridged for each in one.ports})
+    published = sorted({f"{each.host_port}/{each.proto}" for one in bridged for each in one.ports if each.host_port})
     inside = next(
         (
             (each.name, item.host_port)
             for each in bridged
             for item in each.ports
-            if (item.container_port, item.proto) == (case.flow.dport, case.flow.proto.value)
+            if item.host_port and (item.container_port, item.proto) == (case.flow.dport, case.flow.proto.value)
         ),
         None,
     )

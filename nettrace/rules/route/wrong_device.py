@@ -20,9 +20,9 @@ from nettrace.predict import route as routing
 from nettrace.predict.world import MAIN_TABLE, View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
-from nettrace.rules.change import add_route, delete_route
-from nettrace.rules.faults import lost_on_wire, view_of
-from nettrace.rules.route_facts import direction_of, fewer_hops, own_rule, sent_out
+from nettrace.rules.change import add_route, delete_route, together
+from nettrace.rules.faults import lost_on_wire, passed_by, view_of
+from nettrace.rules.route_facts import direction_of, fewer_hops, isolated, own_rule, sent_out
 from nettrace.rules.wording import (
     delete_route_command,
     enter,
@@ -95,9 +95,16 @@ def _right_device(case: Case, step: Step, blocker: Blocker) -> str | None:
         if step.route.dst.prefixlen == 0:
             return None  # the default route is right to be there
         return _overlay_device(case, view, step)
+    past = passed_by(case, blocker.step) if blocker.step is not None and view.id == case.flow.src.netns else None
+    if past is not None:
+        held = past[2].ipv4 if step.packet.family == 4 else past[2].ipv6
+        # Without its interface, or its address there, the route went with it.
+        return past[1].name if past[1].up and held is not None and held.ip in view.owned else None
     owner = case.world.owner_of_address(step.packet.dst)
     if view.id == case.world.host and owner is not None:
         network = case.before.intent.network(owner[1].network_id)
+        if network is not None and isolated(network, step.packet.family):
+            return None  # filter.internal-network
         return network.bridge if network is not None and network.bridge in view.by_name else None
     if step.route.dst.prefixlen == 0 and step.route.priority == 0 and view.id == case.world.host:
         return None
@@ -105,9 +112,18 @@ def _right_device(case: Case, step: Step, blocker: Blocker) -> str | None:
     if network is not None and any(step.packet.dst in each.subnet for each in network.subnets):
         # An address of that very network which nobody holds: the way is right, and leads to nobody.
         return None
-    if not _leads_nowhere(case, step, blocker):
+    if _own_network(case, view, step) or not _leads_nowhere(case, step, blocker):
         return None
     return _second_best(view, step)
+
+
+def _own_network(case: Case, view: View, step: Step) -> bool:
+    """Tell whether a container sends to an address of a network that it is in by its interface there."""
+    for endpoint, network in case.attachments(case.world.containers.get(view.id)):
+        link = case.link_of(view, endpoint)
+        if link is not None and link.ifindex == step.ifindex:
+            return any(step.packet.dst in pool.subnet for pool in network.subnets)
+    return False
 
 
 def _overlay_device(case: Case, view: View, step: Step) -> str | None:
@@ -210,6 +226,12 @@ def _missing_hit(case: Case, blocker: Blocker, step: Step, right: str, missing: 
     assert step.route is not None
     what = "the packet" if direction_of(case, step) is Direction.FORWARD else "the answer"
     text = route_text(missing, names(view))
+    # The kernel refuses a second route of the same prefix and metric (fib_table_insert).
+    taken = [
+        each
+        for each in view.tables.get((missing.dst.version, MAIN_TABLE), ())
+        if (each.dst, each.priority, each.tos) == (missing.dst, missing.priority, missing.tos)
+    ]
     return Hit(
         title=f"{view.name} sends {what} out of {step.device} instead of {right}: its route to {missing.dst} is gone",
         explanation=f"{right} holds an address of {missing.dst}, but {view.name} has no route to that network by it, "
@@ -218,8 +240,8 @@ def _missing_hit(case: Case, blocker: Blocker, step: Step, right: str, missing: 
         evidence=(*route_evidence(view, step.route, step.rule), *wire_evidence(case, blocker)),
         mend=Mend(
             summary="Put the network's own route back.",
-            commands=(f"{enter(case, view.id)}ip route add {text}",),
-            change=add_route(view.id, missing),
+            commands=(f"{enter(case, view.id)}ip route {'replace' if taken else 'add'} {text}",),
+            change=together(*(delete_route(view.id, each) for each in taken), add_route(view.id, missing)),
         ),
         basis=blocker.basis,
         blocker=blocker,

@@ -33,6 +33,8 @@ def check(case: Case) -> Result:
         if not name or step.route is None or step.route.kind != "unicast":
             continue  # without any way back, in either mode: route.missing and route.blackhole name that
         device = step.device or ""
+        # On a device without an address the loose mode is as strict (fib_validate_source).
+        better = "2" if value != "2" else "0"
         hits.append(
             Hit(
                 title=f"the reverse-path filter discards the packet on {device}",
@@ -41,8 +43,8 @@ def check(case: Case) -> Result:
                 evidence=(sysctl_evidence(view, f"{name} = {value}"), *wire_evidence(case, blocker)),
                 mend=Mend(
                     summary="Set the sysctl, and keep it in /etc/sysctl.d.",
-                    commands=(f"{enter(case, step.netns)}sysctl -w {name}=2",),
-                    change=set_sysctls(step.netns, {name: "2"}),
+                    commands=(f"{enter(case, step.netns)}sysctl -w {name}={better}",),
+                    change=set_sysctls(step.netns, {name: better}),
                 ),
                 basis=blocker.basis,
                 blocker=blocker,
