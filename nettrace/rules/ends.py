@@ -7,6 +7,7 @@ asked for by their namespace alone. None of that is a fault, and all of it says 
 from __future__ import annotations
 
 from nettrace.model.flow import EndpointKind, Flow, FlowEnd
+from nettrace.model.path import Direction, StepKind
 from nettrace.rules.case import Case
 
 
@@ -19,7 +20,23 @@ def notes(case: Case, flow: Flow) -> tuple[str, ...]:
             f"{flow.src.name} and {flow.dst.name} are in one network namespace: packets between them stay on its "
             "loopback, and pass no bridge and no veth"
         )
+    found += _kept(case, flow)
     return tuple(dict.fromkeys(found))
+
+
+def _kept(case: Case, flow: Flow) -> list[str]:
+    """Tell of an address asked for that a loopback device on the way holds: then it is no other host's that answers."""
+    address = flow.dst.address
+    if flow.dst.kind is not EndpointKind.ADDRESS or address is None or address.is_loopback:
+        return []
+    for step in case.steps(Direction.FORWARD):
+        view = case.view(step.netns)
+        if step.kind is not StepKind.LOCAL or step.packet.dst != address or view is None:
+            continue
+        link = view.links.get(view.owned.get(address, 0))
+        if link is not None and link.loopback:
+            return [f"{address} is held by {view.name} itself, on {link.name}: what is sent to it goes no further"]
+    return []
 
 
 def _note(case: Case, end: FlowEnd) -> str:

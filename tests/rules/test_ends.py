@@ -105,3 +105,14 @@ def test_no_network_at_either_end(mode: str, end: str) -> None:
     verdict = judge(lab, *(("lone", "8.8.8.8") if end == "source" else ("app", "lone")))
     assert [each.code for each in verdict.findings] == ["engine.no-network"]
     assert (verdict.outcome, verdict.stop.segment if verdict.stop else None) == (Result.STOPPED, end)
+
+
+@pytest.mark.parametrize("holder", ["host", "app"])
+def test_an_address_of_the_internet_that_is_held_here(holder: str) -> None:
+    """It is answered, and by nobody whom the question meant."""
+    lab = plain_lab()
+    (lab.host if holder == "host" else lab[holder]).hold("lo", "8.8.8.8/32")
+    verdict = judge(lab, "app", "8.8.8.8")
+    assert verdict.outcome is Result.DELIVERED
+    assert notes(verdict) == [f"8.8.8.8 is held by {holder} itself, on lo: what is sent to it goes no further"]
+    assert notes(judge(plain_lab(), "app", "8.8.8.8")) == []
