@@ -393,10 +393,6 @@ def answer_flow(
     return joined(answer, second)
 
 
-#: How many namespaces are read at most, to find out which of a bridge's other ports has to do with a loss.
-MOST_NEIGHBOURS = 64
-
-
 def is_unexplained(verdict: Verdict) -> bool:
     """Tell whether packets were lost and nothing that was read says why."""
     blamed = any(each.severity in (Severity.BLOCKING, Severity.DEGRADING) for each in verdict.findings)
@@ -405,7 +401,7 @@ def is_unexplained(verdict: Verdict) -> bool:
 
 def read_neighbours(collector: Collector | Company, trace: Trace, before: Snapshot) -> bool:
     """Read the namespaces behind the other ports of the bridges on the way; true when there were any."""
-    from nettrace.predict.strangers import neighbours_unread
+    from nettrace.predict.strangers import MOST_NEIGHBOURS, neighbours_unread
 
     inodes, containers = neighbours_unread(trace, before)
     if max(len(inodes), len(containers)) > MOST_NEIGHBOURS:

@@ -417,6 +417,8 @@ def _nat() -> Iterable[Fault]:
         ),
         mend_commands=host("nft delete table bridge spoil"),
         kinds=("none",),
+        # Raw sockets, as ping has them, get it all the same.
+        on_wire=False,
     )
 
 
@@ -1797,6 +1799,7 @@ def _made(
     flow: FaultFlow = OUT,
     kinds: tuple[str, ...] = ("none",),
     iptables: str | None = None,
+    on_wire: bool = True,
 ) -> Fault:
     return Fault(
         name=name,
@@ -1809,6 +1812,7 @@ def _made(
         mend_commands=undone,
         kinds=kinds,
         iptables=iptables,
+        on_wire=on_wire,
     )
 
 
@@ -2216,6 +2220,7 @@ def _crafted_links() -> Iterable[Fault]:
         Segment.SOURCE,
         flow=PEER,
         kinds=("docker", "none"),
+        on_wire=False,
     )
     yield _made(
         "uplink-arp-off",

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from nettrace.model.base import IPAddress
 from nettrace.model.intent import Container
 from nettrace.model.observe import Observation, SightingKind
-from nettrace.model.path import StepKind, Trace
+from nettrace.model.path import Leg, StepKind, Trace
 from nettrace.model.snapshot import Snapshot
 from nettrace.predict.world import World
 
-__all__ = ["neighbours_unread", "strangers"]
+__all__ = ["MOST_NEIGHBOURS", "neighbours_unread", "strangers"]
+
+#: How many of a bridge's containers are read at most for the sake of one that is not on the way.
+MOST_NEIGHBOURS = 64
 
 _ANSWERS = (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
 _DEAD = ("FAILED", "INCOMPLETE")
@@ -29,15 +32,19 @@ def strangers(
     known = {link.mac for world in worlds for view in world.views.values() for link in view.links.values()}
     unknown = {mac for world in worlds for mac in _learnt(trace, world)} | set(_heard(trace, observation))
     unknown -= known
-    if not unknown:
-        return (), ()
-    inodes = {inode for world in worlds for inode in _behind_ports(world, unknown) if world.view(inode) is None}
+    # A frame may also go to another port than the one behind which its owner is.
+    borne = unknown | {mac for leg in (trace.forward, trace.reply) if leg is not None for mac in _borne(leg)}
+    inodes = {inode for world in worlds for inode in _behind_ports(world, borne) if world.view(inode) is None}
     containers = {
         container.id: container
         for world in worlds
         for container, endpoint, _network in world.endpoints()
         if endpoint.mac in unknown and container.netns not in inodes
     }
+    if inodes:
+        # Which of an engine's containers a namespace is, only the container's own reading tells.
+        others = neighbours_unread(trace, snapshots[0])[1]
+        containers |= {each.id: each for each in others} if len(others) <= MOST_NEIGHBOURS else {}
     return tuple(sorted(inodes)), tuple(containers.values())
 
 
@@ -85,6 +92,13 @@ def _learnt(trace: Trace, world: World) -> Iterator[str]:
         entry = view.neighbours.get((ifindex, address)) if view is not None else None
         if entry is not None and entry.mac is not None and entry.state not in _DEAD:
             yield entry.mac
+
+
+def _borne(leg: Leg) -> Iterator[str]:
+    """Yield the MAC addresses that frames on the way are for."""
+    for step in (*leg.steps, *leg.beyond):
+        if step.packet.dst_mac is not None:
+            yield step.packet.dst_mac
 
 
 def _heard(trace: Trace, observation: Observation | None) -> Iterator[str]:

@@ -64,6 +64,13 @@ def askers() -> Iterator[dict[str, Asker]]:
         each.close()
 
 
+@pytest.fixture(autouse=True)
+def _ordinary_frames(plain_lab: Lab) -> None:
+    """A veth with a peer that sends jumbo frames takes no XDP program (veth_xdp_set)."""
+    for where in ("app", "web"):
+        plain_lab.check(["ip", "link", "set", "eth0", "mtu", "1500"], where)
+
+
 def ask(askers: dict[str, Asker], lab: Lab, *args: str) -> Said:
     if lab.name not in askers:
         askers[lab.name] = Asker(lab)

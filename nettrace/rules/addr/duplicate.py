@@ -44,7 +44,8 @@ def check(case: Case) -> Result:
             for view in (taker, meant)
             if view is not None and address in view.owned and view.owned[address] in view.links
         ]
-        if holders and holders[0][0] is taker and holders[0][1].up:
+        twice = len(holders) > 1 or owner is not None
+        if twice and holders and holders[0][0] is taker and holders[0][1].up:
             return fired(_hit(case, blocker.direction, address, holders, owner[0].name if owner is not None else None))
     for direction in Direction:
         for step in case.steps(direction):

@@ -32,6 +32,8 @@ def check(case: Case) -> Result:
     for blocker, step in blockers(case, Reason.FDB_WRONG_PORT):
         view = view_of(case, step)
         port = view.links[step.ifindex or 0]
+        if _stands_twice(case, view, step.fdb):
+            continue
         hits.append(
             Hit(
                 title=_title(view, step),
@@ -46,6 +48,13 @@ def check(case: Case) -> Result:
             )
         )
     return fired(*hits)
+
+
+def _stands_twice(case: Case, view: View, entry: FdbEntry | None) -> bool:
+    """Tell whether an entry points at somebody who has that MAC address too: then it is not the entry that is wrong."""
+    port = view.links.get(entry.ifindex) if entry is not None and not entry.local else None
+    far = case.peer_of(view, port) if port is not None else None
+    return entry is not None and far is not None and far[1].mac == entry.mac
 
 
 def _mend(case: Case, view: View, port: Link, entry: FdbEntry | None) -> Mend:
@@ -68,7 +77,8 @@ def _title(view: View, step: Step) -> str:
     if step.fdb is None:
         return f"{step.device} has lost the forwarding entry for its own address"
     if not step.fdb.local:
-        return "a static forwarding entry points at the wrong port"
+        kind = "a static" if step.fdb.state else "a learnt"
+        return f"{kind} forwarding entry points at the wrong port"
     at = view.links.get(step.fdb.ifindex)
     return f"a forwarding entry at {at.name if at is not None else 'the bridge'} calls {step.fdb.mac} the host's own"
 
