@@ -30,7 +30,7 @@ from nettrace.predict.hooks import run_hook
 from nettrace.predict.segment import Places
 from nettrace.predict.world import View
 from nettrace.rules.case import Case
-from nettrace.rules.traffic_facts import between, counts, rise_of
+from nettrace.rules.traffic_facts import between, counts, queue_drops, rise_of
 
 _REQUESTS = (SightingKind.ARP_REQUEST, SightingKind.NDP_SOLICIT)
 _ANSWERS = (SightingKind.ARP_REPLY, SightingKind.NDP_ADVERT)
@@ -298,6 +298,7 @@ def _suspects(case: Case, step: Step, spot: Spot, next_hop: IPAddress) -> Iterat
     elif spot.what is What.EGRESS:
         yield from _rules(case, step, spot, next_hop, "netdev", (Hook.EGRESS,))
         yield from _programs(case, step, spot, traffic.Place.EGRESS, family)
+        yield from _queues(case, step, spot)
     elif spot.what is What.BRIDGE:
         hooks = (Hook.PREROUTING, Hook.INPUT, Hook.FORWARD, Hook.OUTPUT, Hook.POSTROUTING)
         yield from _rules(case, step, spot, next_hop, "bridge", hooks)
@@ -319,6 +320,16 @@ def _programs(case: Case, step: Step, spot: Spot, place: traffic.Place, family: 
         told = replace(told, program=found.program)
         by = rise_of(case, view, link, found.program) if counts(case, link, found.program) else None
         yield Suspect(spot, told, None, found.program, by, found.outcome is Outcome.DROP)
+
+
+def _queues(case: Case, step: Step, spot: Spot) -> Iterator[Suspect]:
+    """Yield the queues of a device that threw something away while the request was due."""
+    places = Places(case.world, case.flow)
+    for text, by in queue_drops(case, spot.view, spot.link):
+        why = f"{spot.link.name}'s queue drops {by} packets: {text}" if by else f"{spot.link.name} holds it: {text}"
+        segment = places.device(spot.view, spot.link)
+        told = _stop(step, spot, segment, why, Reason.TC_DROP, kind=StepKind.TC, link=spot.link)
+        yield Suspect(spot, replace(told, program=text), None, text, by, certain=False)
 
 
 def _rules(

@@ -51,8 +51,11 @@ def _met(case: Case, view: View, link: Link, step: Step) -> list[tuple[str, int]
     """Return what can drop a packet at a step: its text, and by how much its drop counter rose."""
     if step.kind is StepKind.TC and step.program is not None:
         return [(step.program, rise_of(case, view, link, step.program))]
-    if step.kind is not StepKind.XMIT:
-        return []
+    return queue_drops(case, view, link) if step.kind is StepKind.XMIT else []
+
+
+def queue_drops(case: Case, view: View, link: Link) -> list[tuple[str, int]]:
+    """Return the queues of a device that dropped something while the probe ran, or hold it: text, and how many."""
     queues = traffic.queues(link)
     set_up = [(line, by) for line in queues if (by := rise_of(case, view, link, line)) or _may_hold(case, view, line)]
     known = {line.split()[1] for line in queues} | {"clsact", "ingress"}
