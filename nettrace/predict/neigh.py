@@ -320,9 +320,10 @@ def _spoofed(view: View, device: Link, address: IPAddress, asking: IPAddress) ->
     if isinstance(view.ns.routes, Missing) or isinstance(view.ns.rules, Missing):
         return None
     found = refused(view, device, Packet(family=4, src=asking, dst=address, proto=0))
-    # Of who has no way back at all, or asks from an address that is held here, request_refused tells.
-    spoofed = found is not None and found.reason is Reason.RP_FILTER and found.route is not None
-    return found.sysctl if found is not None and spoofed else None
+    # Of who has no way back at all, or one that discards, or asks from an address held here, request_refused tells.
+    if found is None or found.reason is not Reason.RP_FILTER or found.route is None:
+        return None
+    return found.sysctl if found.route.kind == "unicast" else None
 
 
 def complete(view: View) -> bool:

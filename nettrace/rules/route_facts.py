@@ -113,6 +113,16 @@ def with_rule(case: Case, view: View, step: Step, rule: PolicyRule) -> routing.L
     return routing.lookup(fuller, step.packet, iif=_incoming(case, step), src=step.packet.src)
 
 
+def rule_back(case: Case, view: View, step: Step) -> tuple[PolicyRule, routing.Lookup] | None:
+    """Return the rule whose loss leaves no way back to a packet's source, and the lookup as if it were there."""
+    packet = replace(step.packet, src=step.packet.dst, dst=step.packet.src)
+    for lost in lost_rules(view, packet.family):
+        found = with_rule(case, view, replace(step, packet=packet), lost)
+        if found.route is not None and found.route.kind == "unicast":
+            return lost, found
+    return None
+
+
 def _incoming(case: Case, step: Step) -> str | None:
     """Return the device by which a routed packet came into the namespace, None for the namespace's own."""
     found: str | None = None

@@ -23,6 +23,7 @@ from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
 from nettrace.rules.change import Change, add_route, default_route
 from nettrace.rules.faults import blockers, errno_or_wire, intent_evidence, view_of
+from nettrace.rules.route_facts import rule_back
 from nettrace.rules.wording import enter, route_evidence
 
 
@@ -33,6 +34,8 @@ def check(case: Case) -> Result:
         view = view_of(case, step)
         if step.route is not None:
             continue  # a route of type throw, which route.blackhole names; or a way back, but by another device
+        if step.reason is Reason.RP_FILTER and rule_back(case, view, step) is not None:
+            continue  # it is there, and no policy rule asks for it
         target = step.packet.dst if step.reason is Reason.NO_ROUTE else step.packet.src
         own = _attached(case, view)
         gateway = None

@@ -13,11 +13,13 @@ Seen in the field: answers to containers leave by the network card, since a poli
 
 from __future__ import annotations
 
+from nettrace.correlate import Blocker
+from nettrace.model.base import IPAddress
 from nettrace.model.path import Direction, Reason, Segment, Step
 from nettrace.model.snapshot import PolicyRule
 from nettrace.model.text import route_text, rule_text
 from nettrace.model.verdict import Evidence, EvidenceKind
-from nettrace.predict.route import ERRORS
+from nettrace.predict.route import ERRORS, Lookup
 from nettrace.predict.world import View
 from nettrace.rules.base import Hit, Mend, Result, fired, rule
 from nettrace.rules.case import Case
@@ -30,6 +32,7 @@ from nettrace.rules.route_facts import (
     lost_rules,
     own_rule,
     routed_before,
+    rule_back,
     rule_change,
     rule_command,
     sent_out,
@@ -111,41 +114,44 @@ def _not_asked(case: Case) -> list[Hit]:
             )
             if absent is None:
                 continue
-            table = {254: "main", 255: "local"}[absent.table]
             instead = with_rule(case, view, step, absent)
-            route = route_text(instead.route, names(view)) if instead.route is not None else ""
-            at = f"{view.name}/{step.device}" if step.device else view.name
-            hits.append(
-                Hit(
-                    title=f"no policy rule of {view.name} asks the {table} table for {step.packet.dst}",
-                    explanation=f"The {table} table of {view.name} holds '{route}', but the rule that every namespace "
-                    f"starts with, '{rule_text(absent)}', is gone or narrowed, so that route is not looked at.",
-                    at=at,
-                    evidence=(
-                        *route_evidence(view, instead.route),
-                        *(
-                            Evidence(
-                                kind=EvidenceKind.ROUTE, ref=f"{view.name}: ip rule", text=rule_text(each, names(view))
-                            )
-                            for each in view.rules[step.packet.family]
-                        ),
-                        *errno_or_wire(case, blocker),
-                    ),
-                    mend=Mend(
-                        summary="Put the rule back.",
-                        commands=(add_rule_command(case, view, absent, table),),
-                        change=add_policy_rule(view.id, absent),
-                    ),
-                    basis=blocker.basis,
-                    blocker=blocker,
-                    direction=direction_of(case, step),
-                    segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
-                    device=step.device,
-                    netns=view.id,
-                )
-            )
+            hits.append(_absent_hit(case, blocker, step, absent, instead, step.packet.dst))
             break
     return hits
+
+
+def _absent_hit(
+    case: Case, blocker: Blocker, step: Step, absent: PolicyRule, instead: Lookup, target: IPAddress
+) -> Hit:
+    """Return the finding of a rule that each namespace starts with, and that is gone; `instead` is what it leads to."""
+    view = view_of(case, step)
+    table = {254: "main", 255: "local"}[absent.table]
+    route = route_text(instead.route, names(view)) if instead.route is not None else ""
+    return Hit(
+        title=f"no policy rule of {view.name} asks the {table} table for {target}",
+        explanation=f"The {table} table of {view.name} holds '{route}', but the rule that every namespace "
+        f"starts with, '{rule_text(absent)}', is gone or narrowed, so that route is not looked at.",
+        at=f"{view.name}/{step.device}" if step.device else view.name,
+        evidence=(
+            *route_evidence(view, instead.route),
+            *(
+                Evidence(kind=EvidenceKind.ROUTE, ref=f"{view.name}: ip rule", text=rule_text(each, names(view)))
+                for each in view.rules[step.packet.family]
+            ),
+            *errno_or_wire(case, blocker),
+        ),
+        mend=Mend(
+            summary="Put the rule back.",
+            commands=(add_rule_command(case, view, absent, table),),
+            change=add_policy_rule(view.id, absent),
+        ),
+        basis=blocker.basis,
+        blocker=blocker,
+        direction=direction_of(case, step),
+        segment=step.segment if step.segment is not Segment.EGRESS else Segment.HOST,
+        device=step.device,
+        netns=view.id,
+    )
 
 
 def _helps(case: Case, view: View, step: Step, rule: PolicyRule) -> bool:
@@ -158,13 +164,16 @@ def _helps(case: Case, view: View, step: Step, rule: PolicyRule) -> bool:
 
 
 def _way_back(case: Case) -> list[Hit]:
-    """Return the rules that prohibit the way back to a source, which the reverse-path filter then discards."""
+    """Return the rules that prohibit the way back to a source, or that are gone, so that the filter discards it."""
     hits = []
     for blocker, step in blockers(case, Reason.RP_FILTER):
-        policy, route = step.rule, step.route
+        policy, route, view = step.rule, step.route, view_of(case, step)
+        lost = rule_back(case, view, step) if route is None else None
+        if lost is not None:
+            hits.append(_absent_hit(case, blocker, step, *lost, step.packet.src))
+            continue
         if policy is None or route is None or not own_rule(policy) or route.kind not in ERRORS:
             continue
-        view = view_of(case, step)
         text = rule_text(policy, names(view))
         hits.append(
             Hit(
