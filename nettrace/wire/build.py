@@ -11,6 +11,7 @@ from typing import Any
 
 from nettrace.model.base import IPAddress
 from nettrace.model.flow import PROTO_NUMBER, Proto
+from nettrace.wire.checksum import internet_checksum
 from nettrace.wire.token import DNS_PORT, NONCE_BYTES, RunToken
 
 __all__ = [
@@ -198,13 +199,6 @@ def build_neighbour_request(mac: str, source: IPAddress, target: IPAddress) -> b
     group = bytes.fromhex("ff0200000000000000000001ff") + target.packed[13:]
     message = struct.pack("!BBHI", 135, 0, 0, 0) + target.packed + b"\x01\x01" + own
     pseudo = source.packed + group + struct.pack("!II", len(message), 58)
-    message = message[:2] + _checksum(pseudo + message).to_bytes(2, "big") + message[4:]
+    message = message[:2] + internet_checksum(pseudo + message).to_bytes(2, "big") + message[4:]
     header = struct.pack("!IHBB", 0x60000000, len(message), 58, 255) + source.packed + group
     return b"\x33\x33" + group[12:] + own + b"\x86\xdd" + header + message
-
-
-def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071) of an even number of bytes."""
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
